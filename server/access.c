@@ -1,0 +1,170 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * access.c - address lists. Addresses are compared as numbers under a mask,
+ * never as text: 10.0.0.1 is not the beginning of 10.0.0.10 (CVE-2013-6410).
+ * IPv4 peers that came in through an IPv6 socket count as IPv4.
+ */
+#include "access.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "log.h"
+
+struct address {
+	uint8_t byte[16];
+	int bits;		/* 32 or 128 */
+};
+
+static bool address_of(const struct sockaddr *sa, struct address *a)
+{
+	const struct sockaddr_in6 *in6 = (const void *)sa;
+	const struct sockaddr_in *in = (const void *)sa;
+
+	memset(a, 0, sizeof(*a));
+	if (sa->sa_family == AF_INET) {
+		memcpy(a->byte, &in->sin_addr, 4);
+		a->bits = 32;
+		return true;
+	}
+	if (sa->sa_family != AF_INET6)
+		return false;
+	if (IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr)) {
+		memcpy(a->byte, in6->sin6_addr.s6_addr + 12, 4);
+		a->bits = 32;
+	} else {
+		memcpy(a->byte, &in6->sin6_addr, 16);
+		a->bits = 128;
+	}
+	return true;
+}
+
+static bool parse_rule(const char *rule, struct address *a, int *prefix)
+{
+	char text[INET6_ADDRSTRLEN + 8];
+	char *slash, *end;
+	long bits;
+
+	if (strlen(rule) >= sizeof(text))
+		return false;
+	strcpy(text, rule);
+	slash = strchr(text, '/');
+	if (slash)
+		*slash++ = '\0';
+	memset(a, 0, sizeof(*a));
+	if (inet_pton(AF_INET, text, a->byte) == 1)
+		a->bits = 32;
+	else if (inet_pton(AF_INET6, text, a->byte) == 1)
+		a->bits = 128;
+	else
+		return false;
+	*prefix = a->bits;
+	if (!slash)
+		return true;
+	if (*slash < '0' || *slash > '9')
+		return false;
+	bits = strtol(slash, &end, 10);
+	if (*end || bits > a->bits)
+		return false;
+	*prefix = (int)bits;
+	return true;
+}
+
+int access_match(const char *rule, const struct sockaddr *peer)
+{
+	struct address want, have;
+	int prefix, i;
+
+	if (!parse_rule(rule, &want, &prefix))
+		return -1;
+	if (!address_of(peer, &have) || have.bits != want.bits)
+		return 0;
+	for (i = 0; i < prefix; i++) {
+		uint8_t mask = (uint8_t)(0x80 >> i % 8);
+
+		if ((want.byte[i / 8] ^ have.byte[i / 8]) & mask)
+			return 0;
+	}
+	return 1;
+}
+
+/*
+ * -1 with @why set: the file is no good; else whether it names @peer, and in
+ * *@read_only what the first line that does says of it.
+ */
+static int scan(const char *path, const struct sockaddr *peer,
+		bool *read_only, char *why, size_t why_size)
+{
+	FILE *f = fopen(path, "re");
+	char line[256];
+	int n = 0, found = 0;
+
+	if (!f) {
+		snprintf(why, why_size, "%s: %s; without its authfile an export is closed to everybody",
+			 path, strerror(errno));
+		return -1;
+	}
+	while (fgets(line, sizeof(line), f)) {
+		char *p = line + strspn(line, " \t"), *word;
+		int match;
+
+		n++;
+		p[strcspn(p, "#\r\n")] = '\0';
+		word = p + strcspn(p, " \t");
+		if (*word)
+			*word++ = '\0';
+		word += strspn(word, " \t");
+		word[strcspn(word, " \t")] = '\0';
+		if (!*p)
+			continue;
+		if (*word && strcmp(word, "readonly")) {
+			char quoted[80];
+
+			snprintf(why, why_size, "%s:%d: \"%s\" behind an address; only \"readonly\" may be there",
+				 path, n, log_quote(quoted, sizeof(quoted), word,
+						    strlen(word)));
+			fclose(f);
+			return -1;
+		}
+		match = access_match(p, peer);
+		if (match < 0) {
+			char quoted[80];
+
+			snprintf(why, why_size, "%s:%d: \"%s\" is not an address; write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64",
+				 path, n, log_quote(quoted, sizeof(quoted), p,
+						    strlen(p)));
+			fclose(f);
+			return -1;
+		}
+		if (match && !found)
+			*read_only = *word;
+		found |= match;
+	}
+	fclose(f);
+	return found;
+}
+
+bool access_allows(const char *path, const struct sockaddr *peer,
+		   bool *read_only)
+{
+	char why[512];
+	int r = scan(path, peer, read_only, why, sizeof(why));
+
+	if (r < 0)
+		log_peer(LOG_ERR, "%s", why);
+	return r > 0;
+}
+
+bool access_check_file(const char *path, char *why, size_t why_size)
+{
+	struct sockaddr_in nobody = { .sin_family = AF_INET };
+	bool read_only;
+
+	return scan(path, (struct sockaddr *)&nobody, &read_only, why,
+		    why_size) >= 0;
+}

@@ -1,0 +1,33 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * access.h - which addresses may use an export: the `authfile` of a
+ * configuration, one address or ADDRESS/BITS a line, # begins a comment. The
+ * word "readonly" may follow.
+ */
+#ifndef SERVER_ACCESS_H
+#define SERVER_ACCESS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <sys/socket.h>
+
+/*
+ * Does the file at @path name the address of @peer; and in *@read_only, does the
+ * first line that does so let it only read? The file is read anew at
+ * each call, so an edit holds from the next connection on. A file that cannot
+ * be read, or has a line that is not understood, allows nobody and says so in
+ * the log. May block for the file system.
+ */
+bool access_allows(const char *path, const struct sockaddr *peer,
+		   bool *read_only);
+
+/*
+ * The same check of the file alone, for a start: true when all lines are
+ * understood; else one sentence in @why.
+ */
+bool access_check_file(const char *path, char *why, size_t why_size);
+
+/* Does "ADDRESS" or "ADDRESS/BITS" name @peer? -1: not understood. */
+int access_match(const char *rule, const struct sockaddr *peer);
+
+#endif

@@ -1,0 +1,681 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * conn.c - the life of one connection:
+ *
+ *	NEGOTIATE -> TRANSMIT -> FINISH -> CLOSED
+ *
+ * FINISH takes no more input and ends when the last answer is sent; any of the
+ * others may go straight to CLOSED. A closed connection has no socket any more
+ * and only waits for the jobs that still refer to it.
+ *
+ * Every connection leaves two lines in the log: when it has chosen its export,
+ * and when it ends, with the reason.
+ */
+#include "conn.h"
+
+#include <errno.h>
+#include <netdb.h>
+#include <netinet/in.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "budget.h"
+#include "limits.h"
+#include "log.h"
+#include "os.h"
+
+/* recv(2) calls on one connection before the others have their turn. */
+#define RECV_TURN	8
+
+static const struct nego_ops nego_ops;
+
+/* Where the input of a connection is that has none. */
+static uint8_t nothing[1];
+
+static void name_peer(struct conn *c)
+{
+	struct sockaddr_in6 *in6 = (struct sockaddr_in6 *)&c->addr;
+	char host[INET6_ADDRSTRLEN + 20] = "?", port[8] = "?";
+	const char *h = host;
+
+	if (c->addr.ss_family == AF_UNIX) {
+		snprintf(c->peer, sizeof(c->peer), "unix:%ld",
+			 (long)os_peer_process(c->fd));
+		return;
+	}
+	getnameinfo((struct sockaddr *)&c->addr, sizeof(c->addr), host,
+		    sizeof(host), port, sizeof(port),
+		    NI_NUMERICHOST | NI_NUMERICSERV);
+	if (c->addr.ss_family == AF_INET6 &&
+	    IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr))
+		h += strlen("::ffff:");
+	snprintf(c->peer, sizeof(c->peer), strchr(h, ':') ? "[%s]:%s" : "%s:%s",
+		 h, port);
+}
+
+const char *conn_name(const struct conn *c, char *buf, size_t size)
+{
+	char quoted[CONN_NAME - 80];
+
+	if (c->export)
+		snprintf(buf, size, "%s: export \"%s\"", c->peer,
+			 log_quote(quoted, sizeof(quoted), c->export->info.name,
+				   strlen(c->export->info.name)));
+	else
+		snprintf(buf, size, "%s", c->peer);
+	return buf;
+}
+
+/* -- what the negotiation asks ----------------------------------------- */
+
+/* What may take a disk's time, a worker does. */
+static bool begin(struct conn *c, struct export *e, u16 type)
+{
+	const struct nbd_request none = { .type = type };
+	struct job *j = job_new(c, e, &none, 0);
+
+	if (!c->open_text)
+		c->open_text = malloc(NEGO_TEXT);
+	if (!j || !c->open_text) {
+		free(j);
+		return false;
+	}
+	j->charge = 0;
+	c->open_error = NBD_REP_ERR_UNKNOWN;
+	c->open_text[0] = '\0';
+	c->info = e->info;
+	c->jobs++;
+	loop_submit(c->loop, j);
+	return true;
+}
+
+static struct export_client client(const struct conn *c)
+{
+	return (struct export_client) {
+		.peer = (const struct sockaddr *)&c->addr,
+		.session = c->session.entered ? &c->session.id : NULL,
+		.name = c->open_name,
+		.name_len = c->open_len,
+	};
+}
+
+void conn_open(struct conn *c)
+{
+	const struct export_client who = client(c);
+
+	c->store = export_open(c->export, &who, &c->info, &c->opened,
+			       &c->open_error, c->open_text);
+}
+
+void conn_identify(struct conn *c, struct export *e)
+{
+	const struct export_client who = client(c);
+
+	session_server(&c->identity);
+	c->identified = export_identity(e, &who, &c->identity, &c->open_error,
+					c->open_text);
+}
+
+void conn_close(struct conn *c)
+{
+	const struct export_client who = client(c);
+
+	export_close(c->export, &who, c->store, c->done);
+}
+
+/* The second time: what has become of it. */
+static const struct nego_export *opened(struct conn *c, u32 *error, char *text)
+{
+	c->opening = false;
+	if (c->store)
+		return &c->info;
+	*error = c->open_error;
+	strcpy(text, c->open_text);
+	export_release(c->export);
+	c->export = NULL;
+	return NULL;
+}
+
+static const struct nego_export *find(void *ctx, const char *name, size_t len,
+				      bool claim, u32 *error, char *text)
+{
+	struct conn *c = ctx;
+	struct export *e;
+	char quoted[300];
+	bool read_only;
+
+	if (claim && c->opening) {
+		*error = NEGO_LATER;
+		return c->jobs ? NULL : opened(c, error, text);
+	}
+	c->open_name = name;
+	c->open_len = len;
+	e = exports_find(c->exports, name, len);
+	log_quote(quoted, sizeof(quoted), name, len);
+	if (!e) {
+		struct export *f = exports_next(c->exports, NULL);
+
+		*error = NBD_REP_ERR_UNKNOWN;
+		/* One export and a list that is open: say what to write. */
+		if (f && !exports_next(c->exports, f) && c->exports->may_list)
+			snprintf(text, NEGO_TEXT, "no export \"%s\"; the only one here is \"%.150s\"",
+				 quoted, f->info.name);
+		else
+			snprintf(text, NEGO_TEXT, "no export \"%s\"", quoted);
+		return NULL;
+	}
+	if (!export_allows(e, (struct sockaddr *)&c->addr, &read_only)) {
+		*error = NBD_REP_ERR_POLICY;
+		snprintf(text, NEGO_TEXT, "export \"%s\" is not open to this address",
+			 quoted);
+		return NULL;
+	}
+	if (!claim)
+		return &e->info;
+	if (!export_claim(e)) {
+		*error = NBD_REP_ERR_POLICY;
+		snprintf(text, NEGO_TEXT, "export \"%s\" is in use by as many clients as it may have (maxconnections = %u)",
+			 quoted, e->settings->max_connections);
+		return NULL;
+	}
+	c->export = e;
+	/* A session is one with the export it was named for. */
+	if (c->session.entered &&
+	    strcmp(c->session.export_name, e->info.name))
+		session_leave(&c->session);
+	c->opening = true;
+	if (!begin(c, e, JOB_OPEN)) {
+		c->opening = false;
+		export_release(e);
+		c->export = NULL;
+		*error = NBD_REP_ERR_PLATFORM;
+		strcpy(text, "the server is out of memory");
+		return NULL;
+	}
+	if (read_only) {
+		c->info.flags &= (u16)~EXPORT_WRITE_FLAGS;
+		c->info.flags |= NBD_FLAG_READ_ONLY;
+	}
+	*error = NEGO_LATER;
+	return NULL;
+}
+
+static bool session(void *ctx, const struct nego_export *info,
+		    const struct nbd_session *id, struct nbd_identity *server,
+		    u32 *error, char *text)
+{
+	struct export *e = (struct export *)(uintptr_t)info;
+	struct conn *c = ctx;
+	struct session *s = &c->session;
+
+	if (s->entered && (strcmp(s->export_name, info->name) ||
+			   memcmp(&s->id, id, sizeof(*id))))
+		session_leave(s);
+	if (!s->entered) {
+		s->id = *id;
+		atomic_store(&s->superseded, false);
+	}
+	switch (session_enter(s, info->name, &c->addr, c, c->loop)) {
+	case SESSION_READY:
+		break;
+	case SESSION_WAIT:
+		*error = NEGO_LATER;
+		return false;
+	case SESSION_OLD:
+		*error = NBD_REP_ERR_POLICY;
+		snprintf(text, NEGO_TEXT, "station \"%s\" has a newer session with this export",
+			 id->station);
+		return false;
+	case SESSION_MEMORY:
+		*error = NBD_REP_ERR_PLATFORM;
+		strcpy(text, "the server is out of memory");
+		return false;
+	}
+	if (!c->identifying) {
+		c->identifying = begin(c, e, JOB_IDENTIFY);
+		*error = c->identifying ? NEGO_LATER : NBD_REP_ERR_PLATFORM;
+		strcpy(text, "the server is out of memory");
+		return false;
+	}
+	if (c->jobs) {
+		*error = NEGO_LATER;
+		return false;
+	}
+	c->identifying = false;
+	if (!c->identified) {
+		*error = c->open_error;
+		strcpy(text, c->open_text);
+		return false;
+	}
+	*server = c->identity;
+	/* A server without a name cannot say which images are the same. */
+	if (!strcmp(server->host, "-") && !e->settings->identity)
+		strcpy(server->image, "-");
+	return true;
+}
+
+static const struct nego_export *list(void *ctx, size_t *index)
+{
+	struct conn *c = ctx;
+	struct export *e = exports_next(c->exports, NULL);
+	bool read_only;
+	size_t i;
+
+	for (i = 0; e; i++, e = exports_next(c->exports, e)) {
+		if (i < *index ||
+		    !export_allows(e, (struct sockaddr *)&c->addr, &read_only))
+			continue;
+		*index = i;
+		return &e->info;
+	}
+	return NULL;
+}
+
+static void note(void *ctx, u32 option, u32 reply, const char *text)
+{
+	struct conn *c = ctx;
+	int priority = LOG_DEBUG;
+
+	/* Clients probe for options they can do without: no event. */
+	if (reply & NBD_REP_FLAG_ERROR && reply != NBD_REP_ERR_UNSUP)
+		priority = LOG_WARNING;
+	log_peer(priority, "%s: %s answered with %s%s%s", c->peer,
+		 nbd_option_name(option), nbd_reply_name(reply),
+		 *text ? ": " : "", text);
+}
+
+static const struct nego_ops nego_ops = {
+	.find = find,
+	.list = list,
+	.session = session,
+	.note = note,
+};
+
+/* -- life -------------------------------------------------------------- */
+
+struct conn *conn_new(struct loop *l, struct exports *x, int fd,
+		      const struct sockaddr_storage *addr)
+{
+	const struct sockaddr *peer = (const struct sockaddr *)addr;
+	const char *why = limits_enter(peer, x->max_per_address);
+	struct conn *c;
+
+	if (why) {
+		char address[NBD_SESSION_WORD];
+
+		station_address(peer, address);
+		log_peer(LOG_WARNING, "%s: a connection was refused: %s",
+			 address, why);
+		close(fd);
+		return NULL;
+	}
+	c = calloc(1, sizeof(*c));
+	if (!c)
+		goto fail;
+	c->nego = malloc(sizeof(*c->nego));
+	if (!c->nego)
+		goto fail;
+	c->rx = nothing;
+	c->loop = l;
+	c->exports = x;
+	c->fd = fd;
+	c->addr = *addr;
+	c->out_last = &c->out_first;
+	c->phase = CONN_NEGOTIATE;
+	name_peer(c);
+	os_tune_socket(fd, CONN_DEAD_SECONDS);
+	nego_init(c->nego, &nego_ops, c, x->may_list);
+	return c;
+fail:
+	log_peer(LOG_ERR, "a connection was refused: out of memory");
+	limits_leave(peer, false);
+	close(fd);
+	if (c)
+		free(c->nego);
+	free(c);
+	return NULL;
+}
+
+void conn_start(struct conn *c)
+{
+	log_peer(LOG_DEBUG, "%s: connected", c->peer);
+	conn_settle(c);
+}
+
+static void drop_nego(struct conn *c)
+{
+	if (c->nego) {
+		nego_free(c->nego);
+		free(c->nego);
+		c->nego = NULL;
+	}
+}
+
+void conn_free(struct conn *c)
+{
+	drop_nego(c);
+	free(c->open_text);
+	if (c->rx_owned)
+		free(c->rx);
+	free(c);
+}
+
+/* Closed: go on with its end as far as its jobs let it. */
+static void take_apart(struct conn *c)
+{
+	const struct nbd_request none = { .type = JOB_CLOSE };
+
+	if (c->jobs)
+		return;
+	if (c->store && !c->closing) {
+		struct job *j = job_new(c, c->export, &none, 0);
+
+		c->closing = true;
+		if (j) {
+			j->charge = 0;
+			c->jobs++;
+			loop_submit(c->loop, j);
+			return;
+		}
+		conn_close(c);
+	}
+	c->opening = false;
+	c->store = NULL;
+	if (c->export) {
+		export_release(c->export);
+		c->export = NULL;
+	}
+	/* From here on its station may come back. */
+	session_leave(&c->session);
+	loop_bury(c->loop, c);
+}
+
+void conn_end(struct conn *c, int priority, const char *fmt, ...)
+{
+	char name[CONN_NAME], line[LOG_LINE];
+	va_list ap;
+
+	if (c->phase == CONN_CLOSED)
+		return;
+	if (fmt) {
+		va_start(ap, fmt);
+		vsnprintf(line, sizeof(line), fmt, ap);
+		va_end(ap);
+		log_peer(priority, "%s: %s", conn_name(c, name, sizeof(name)),
+			 line);
+	}
+	c->phase = CONN_CLOSED;
+	loop_forget(c->loop, c);
+	close(c->fd);
+	c->fd = -1;
+	atomic_store(&c->gone, true);
+	transmit_abandon(c);
+	reply_discard(c);
+	status_leave(&c->status);
+	limits_leave((const struct sockaddr *)&c->addr, c->negotiated);
+	take_apart(c);
+}
+
+/* -- negotiation ------------------------------------------------------- */
+
+static void enter_transmission(struct conn *c)
+{
+	const struct nego_export *e = c->nego->export;
+	char name[CONN_NAME], size[32];
+
+	log_peer(LOG_INFO, "%s: in use, %s, %s", conn_name(c, name, sizeof(name)),
+		 log_bytes(size, sizeof(size), e->size),
+		 e->flags & NBD_FLAG_READ_ONLY ? "read-only" : "read-write");
+	c->headers = c->nego->headers;
+	c->allocation = c->nego->allocation;
+	if (c->headers != NEGO_SIMPLE)
+		c->info.flags |= NBD_FLAG_SEND_DF;
+	drop_nego(c);
+	free(c->open_text);
+	c->open_text = NULL;
+	c->status.export_name = c->export->info.name;
+	c->status.peer = c->peer;
+	c->status.opened = &c->opened;
+	c->status.store = c->store;
+	c->status.read_only = c->info.flags & NBD_FLAG_READ_ONLY;
+	status_enter(&c->status);
+	limits_negotiated((const struct sockaddr *)&c->addr);
+	c->negotiated = true;
+	c->phase = CONN_TRANSMIT;
+}
+
+/* Move the negotiation on as far as it goes. True if it used any input. */
+static bool negotiate(struct conn *c)
+{
+	struct nego *n = c->nego;
+	size_t len, used = 0;
+	const uint8_t *tx;
+
+	/* No further answer before the last one has left. */
+	if (c->out_first)
+		return false;
+	tx = nego_tx(n, &len);
+	if (!len && n->state == NEGO_MORE) {
+		used = nego_feed(n, c->rx + c->rx_pos, c->rx_len - c->rx_pos);
+		c->rx_pos += used;
+		tx = nego_tx(n, &len);
+	}
+	if (len && !reply_bytes(c, tx, len))
+		return false;
+	nego_tx_done(n);
+	if (c->rx_pos == c->rx_len)
+		c->rx_pos = c->rx_len = 0;
+
+	switch (n->state) {
+	case NEGO_MORE:
+		break;
+	case NEGO_TRANSMIT:
+		enter_transmission(c);
+		return true;
+	case NEGO_LEFT:
+		snprintf(c->last_words, sizeof(c->last_words),
+			 "left after the negotiation (NBD_OPT_ABORT)");
+		c->phase = CONN_FINISH;
+		break;
+	case NEGO_BROKEN:
+		conn_end(c, LOG_WARNING, "negotiation failed: %s", n->why);
+		return false;
+	}
+	return used || len;
+}
+
+/* -- events ------------------------------------------------------------ */
+
+static bool wants_input(const struct conn *c)
+{
+	if (c->phase == CONN_NEGOTIATE)
+		return !c->out_first && !nego_waits(c->nego);
+	return c->phase == CONN_TRANSMIT && !c->starved &&
+	       !transmit_held_back(c);
+}
+
+static void watch(struct conn *c)
+{
+	if (c->phase != CONN_CLOSED)
+		loop_watch(c->loop, c, wants_input(c),
+			   c->out_first && c->out_blocked);
+}
+
+void conn_settle(struct conn *c)
+{
+	bool more = true, full;
+
+	while (more && c->phase != CONN_CLOSED) {
+		if (c->phase == CONN_NEGOTIATE)
+			more = negotiate(c);
+		else
+			more = transmit_parse(c);
+		if (c->phase == CONN_CLOSED)
+			return;
+		full = transmit_held_back(c);
+		reply_flush(c);
+		/* What it was held back by has left: nobody will call again. */
+		more |= full && !transmit_held_back(c);
+		if (c->out_blocked)
+			more = false;
+	}
+	if ((c->phase == CONN_FINISH ||
+	     (c->phase == CONN_TRANSMIT && c->stopping)) &&
+	    !c->jobs && !c->big && !c->out_first) {
+		conn_end(c, LOG_INFO, "%s", c->last_words);
+		return;
+	}
+	watch(c);
+}
+
+static void end_of_stream(struct conn *c)
+{
+	if (c->phase == CONN_NEGOTIATE) {
+		conn_end(c, LOG_INFO, "hung up during the negotiation");
+		return;
+	}
+	snprintf(c->last_words, sizeof(c->last_words), "hung up %s",
+		 transmit_idle(c) ? "without NBD_CMD_DISC" :
+				    "in the middle of a request");
+	transmit_abandon(c);
+	c->phase = CONN_FINISH;
+	conn_settle(c);
+}
+
+/* What is left over moves to the front of the loop's buffer. */
+static void borrow_rx(struct conn *c)
+{
+	uint8_t *rx = loop_rx(c->loop);
+
+	c->rx_len -= c->rx_pos;
+	memcpy(rx, c->rx + c->rx_pos, c->rx_len);
+	c->rx_pos = 0;
+	if (c->rx_owned)
+		free(c->rx);
+	c->rx_owned = false;
+	c->rx = rx;
+}
+
+/* Keep what is not used yet: the start of a request, or requests that wait. */
+static void return_rx(struct conn *c)
+{
+	size_t left = c->rx_len - c->rx_pos;
+	const uint8_t *from = c->rx + c->rx_pos;
+
+	c->rx = nothing;
+	c->rx_pos = c->rx_len = 0;
+	if (!left || c->phase == CONN_CLOSED)
+		return;
+	c->rx = malloc(left);
+	if (!c->rx) {
+		c->rx = nothing;
+		conn_end(c, LOG_ERR, "out of memory");
+		return;
+	}
+	memcpy(c->rx, from, left);
+	c->rx_owned = true;
+	c->rx_len = left;
+}
+
+static void receive(struct conn *c)
+{
+	struct iovec iov[2];
+	int turn, k, i;
+
+	for (turn = 0; turn < RECV_TURN && wants_input(c); turn++) {
+		size_t room = 0;
+		ssize_t n;
+
+		k = transmit_rx(c, iov);
+		for (i = 0; i < k; i++)
+			room += iov[i].iov_len;
+		n = os_recv(c->fd, iov, k);
+		if (n == -EAGAIN)
+			return;
+		if (n < 0) {
+			conn_end(c, LOG_NOTICE, "connection lost: %s",
+				 strerror((int)-n));
+			return;
+		}
+		if (!n) {
+			end_of_stream(c);
+			return;
+		}
+		transmit_rx_done(c, (size_t)n);
+		conn_settle(c);
+		if ((size_t)n < room)
+			return;
+	}
+}
+
+void conn_readable(struct conn *c)
+{
+	borrow_rx(c);
+	receive(c);
+	return_rx(c);
+}
+
+void conn_writable(struct conn *c)
+{
+	c->out_blocked = false;
+	reply_flush(c);
+	conn_settle(c);
+}
+
+void conn_job_done(struct conn *c, struct job *j)
+{
+	if (j->type >= JOB_OPEN) {
+		c->jobs--;
+		transmit_free_job(c, j);
+		if (c->phase == CONN_NEGOTIATE)
+			nego_resume(c->nego);
+	} else {
+		transmit_job_done(c, j);
+	}
+	if (c->phase == CONN_CLOSED)
+		take_apart(c);
+}
+
+void conn_poked(struct conn *c)
+{
+	if (atomic_load(&c->session.superseded)) {
+		conn_end(c, LOG_NOTICE, "ended: its station (%s) has come back by another connection",
+			 c->session.id.station);
+		return;
+	}
+	if (c->phase == CONN_NEGOTIATE) {
+		nego_resume(c->nego);
+		conn_settle(c);
+	}
+}
+
+/*
+ * While its last answers leave, what comes is answered with an error that says
+ * why. Not to those who have simple replies: the kernel's nbd driver is one of
+ * them, and would make an I/O error of it, where it can go on after a lost
+ * connection.
+ */
+void conn_stop(struct conn *c)
+{
+	if (c->phase != CONN_NEGOTIATE && c->phase != CONN_TRANSMIT)
+		return;
+	snprintf(c->last_words, sizeof(c->last_words),
+		 "closed: the server stops");
+	if (c->phase == CONN_NEGOTIATE) {
+		nego_stop(c->nego);
+		conn_settle(c);
+	}
+	c->stopping = true;
+	if (c->phase != CONN_CLOSED && c->headers != NEGO_SIMPLE)
+		conn_readable(c);
+	if (c->phase == CONN_TRANSMIT && c->headers != NEGO_SIMPLE) {
+		conn_settle(c);
+	} else if (c->phase == CONN_TRANSMIT || c->phase == CONN_NEGOTIATE) {
+		transmit_abandon(c);
+		c->phase = CONN_FINISH;
+		conn_settle(c);
+	}
+}

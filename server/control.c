@@ -1,0 +1,359 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * control.c - the server's end of the control socket: a thread that accepts,
+ * and one for each who asks, at most CLIENTS at a time. None of it touches a
+ * loop; a report is made of what status.c has.
+ */
+#define _GNU_SOURCE
+#include "control.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "status.h"
+
+#define CLIENTS		16
+/* For one to say what it wants, and to take the answer, in seconds. */
+#define PATIENCE	5
+#define TOP_MS		1000
+
+static struct {
+	struct control_settings s;
+	char *path;
+	dev_t dev;
+	ino_t ino;
+	int unix_fd, tcp_fd, stop[2];
+	pthread_t thread;
+	bool running;
+	atomic_int clients;
+	atomic_bool stopping;
+} control = { .unix_fd = -1, .tcp_fd = -1, .stop = { -1, -1 } };
+
+struct asker {
+	int fd;
+	bool local;	/* came by the Unix socket: may do more than look */
+};
+
+/* -- answers --------------------------------------------------------------- */
+
+static bool send_all(int fd, const char *s, size_t len)
+{
+	while (len) {
+		ssize_t n = send(fd, s, len, MSG_NOSIGNAL);
+
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return false;
+		s += n;
+		len -= (size_t)n;
+	}
+	return true;
+}
+
+static void answer_top(int fd)
+{
+	struct status_top top = { 0 };
+	bool ok = true;
+
+	while (ok && !atomic_load(&control.stopping)) {
+		struct pollfd p = { .fd = fd, .events = POLLIN };
+		struct text t = { 0 };
+
+		/* Form feed: the last page ends here. */
+		status_top(&t, control.s.exports, &top);
+		text_add(&t, "\f");
+		ok = t.s && send_all(fd, t.s, t.len);
+		text_free(&t);
+		/* It says nothing more: readable is gone. */
+		if (ok && poll(&p, 1, TOP_MS) > 0)
+			ok = false;
+	}
+	status_top_free(&top);
+}
+
+static void answer_done(struct text *t, bool ok, const char *what)
+{
+	text_add(t, "{\"ok\":%s,\"text\":", ok ? "true" : "false");
+	text_quoted(t, what);
+	text_add(t, "}\n");
+}
+
+static void answer_http(struct text *t, const char *line)
+{
+	struct text body = { 0 };
+	bool found = !strncmp(line, "GET /metrics", 12) &&
+		     strchr(" ?\r", line[12]);
+
+	if (found)
+		status_metrics(&body, control.s.exports);
+	else
+		text_add(&body, "there is only /metrics here\n");
+	text_add(t, "HTTP/1.0 %s\r\nContent-Type: text/plain; version=0.0.4\r\nContent-Length: %zu\r\nConnection: close\r\n\r\n%s",
+		 found ? "200 OK" : "404 Not Found", body.len,
+		 body.s ? body.s : "");
+	text_free(&body);
+}
+
+static void answer(const struct asker *a, char *line)
+{
+	struct text t = { 0 };
+	char why[1024];
+	bool ok;
+
+	if (!strncmp(line, "GET ", 4)) {
+		answer_http(&t, line);
+	} else if (!a->local) {
+		text_add(&t, "HTTP/1.0 400 Bad Request\r\n\r\n");
+	} else if (!strcmp(line, "status")) {
+		status_json(&t, control.s.exports);
+	} else if (!strcmp(line, "table")) {
+		status_table(&t, control.s.exports);
+	} else if (!strcmp(line, "metrics")) {
+		status_metrics(&t, control.s.exports);
+	} else if (!strcmp(line, "top")) {
+		answer_top(a->fd);
+		return;
+	} else if (!strcmp(line, "reload")) {
+		ok = control.s.reload(control.s.ctx, why, sizeof(why));
+		log_msg(ok ? LOG_NOTICE : LOG_ERR, "reload: %s%s",
+			ok ? "" : "nothing is changed: ", why);
+		answer_done(&t, ok, why);
+	} else if (!strcmp(line, "drain")) {
+		answer_done(&t, true, "the server finishes what is in flight and stops");
+		kill(getpid(), SIGTERM);
+	} else {
+		char quoted[80];
+
+		snprintf(why, sizeof(why), "\"%s\" is not a command; there are status, table, top, metrics, reload, drain",
+			 log_quote(quoted, sizeof(quoted), line, strlen(line)));
+		answer_done(&t, false, why);
+	}
+	if (t.s)
+		send_all(a->fd, t.s, t.len);
+	text_free(&t);
+}
+
+static void *serve(void *arg)
+{
+	struct asker a = *(struct asker *)arg;
+	char line[256];
+	size_t len = 0;
+	ssize_t n = 1;
+
+	free(arg);
+	while (len < sizeof(line) - 1 && n > 0 && !memchr(line, '\n', len)) {
+		n = recv(a.fd, line + len, sizeof(line) - 1 - len, 0);
+		if (n > 0)
+			len += (size_t)n;
+	}
+	line[len] = '\0';
+	/* HTTP's other lines are of no interest. */
+	line[strcspn(line, "\r\n")] = '\0';
+	if (*line)
+		answer(&a, line);
+	/* What it still says must not become a reset before the answer. */
+	shutdown(a.fd, SHUT_WR);
+	while (recv(a.fd, line, sizeof(line), 0) > 0)
+		;
+	close(a.fd);
+	atomic_fetch_sub(&control.clients, 1);
+	return NULL;
+}
+
+static void take(int listener, bool local)
+{
+	const struct timeval patience = { .tv_sec = PATIENCE };
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	struct asker *a;
+	pthread_t thread;
+
+	if (fd < 0)
+		return;
+	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+	a = malloc(sizeof(*a));
+	if (!a || atomic_fetch_add(&control.clients, 1) >= CLIENTS) {
+		if (a)
+			atomic_fetch_sub(&control.clients, 1);
+		free(a);
+		close(fd);
+		return;
+	}
+	a->fd = fd;
+	a->local = local;
+	if (pthread_create(&thread, NULL, serve, a)) {
+		atomic_fetch_sub(&control.clients, 1);
+		free(a);
+		close(fd);
+		return;
+	}
+	pthread_detach(thread);
+}
+
+static void *accept_all(void *arg)
+{
+	(void)arg;
+	for (;;) {
+		struct pollfd p[3] = {
+			{ .fd = control.stop[0], .events = POLLIN },
+			{ .fd = control.unix_fd, .events = POLLIN },
+			{ .fd = control.tcp_fd, .events = POLLIN },
+		};
+
+		if (poll(p, 3, -1) < 0)
+			continue;
+		if (p[0].revents)
+			return NULL;
+		if (p[1].revents)
+			take(control.unix_fd, true);
+		if (p[2].revents)
+			take(control.tcp_fd, false);
+	}
+}
+
+/* -- opening ------------------------------------------------------------------ */
+
+static bool open_unix(const char *path, char *why, size_t why_size)
+{
+	struct sockaddr_un a = { .sun_family = AF_UNIX };
+	struct stat st;
+	mode_t mask;
+	int fd, err;
+
+	if (strlen(path) >= sizeof(a.sun_path)) {
+		snprintf(why, why_size, "controlsock = %s: longer than the %zu bytes that a socket's name may have",
+			 path, sizeof(a.sun_path) - 1);
+		return false;
+	}
+	strcpy(a.sun_path, path);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0) {
+		snprintf(why, why_size, "controlsock: %s", strerror(errno));
+		return false;
+	}
+	/* Left by one that was killed: nobody answers there. */
+	if (!lstat(path, &st) && S_ISSOCK(st.st_mode) &&
+	    connect(fd, (struct sockaddr *)&a, sizeof(a)) < 0 &&
+	    errno == ECONNREFUSED)
+		unlink(path);
+	close(fd);
+	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	mask = umask(0177);
+	err = fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) ||
+	      listen(fd, 16) || lstat(path, &st) ? errno : 0;
+	umask(mask);
+	if (err) {
+		snprintf(why, why_size, "controlsock = %s: %s%s", path,
+			 strerror(err), err == EADDRINUSE ?
+			 "; another server has it, or it is no socket" :
+			 err == ENOENT ? "; make its folder first" : "");
+		if (fd >= 0)
+			close(fd);
+		return false;
+	}
+	control.unix_fd = fd;
+	control.path = strdup(path);
+	control.dev = st.st_dev;
+	control.ino = st.st_ino;
+	return true;
+}
+
+static bool open_tcp(const char *port, char *why, size_t why_size)
+{
+	struct sockaddr_in a = {
+		.sin_family = AF_INET,
+		.sin_addr.s_addr = htonl(INADDR_LOOPBACK),
+		.sin_port = htons((uint16_t)atoi(port)),
+	};
+	int on = 1, fd;
+
+	fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+	if (fd >= 0)
+		setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
+	if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof(a)) ||
+	    listen(fd, 16)) {
+		snprintf(why, why_size, "metricsport = %s: 127.0.0.1 port %s: %s",
+			 port, port, strerror(errno));
+		if (fd >= 0)
+			close(fd);
+		return false;
+	}
+	control.tcp_fd = fd;
+	return true;
+}
+
+bool control_open(const struct control_settings *s, char *why, size_t why_size)
+{
+	control.s = *s;
+	return (!s->path || open_unix(s->path, why, why_size)) &&
+	       (!s->metrics_port || open_tcp(s->metrics_port, why, why_size));
+}
+
+void control_chown(uid_t uid, gid_t gid)
+{
+	if (control.path && chown(control.path, uid, gid))
+		log_msg(LOG_WARNING, "%s: cannot be given to the server's user: %s",
+			control.path, strerror(errno));
+}
+
+bool control_start(void)
+{
+	sigset_t all, old;
+	int err;
+
+	if (control.unix_fd < 0 && control.tcp_fd < 0)
+		return true;
+	if (pipe2(control.stop, O_CLOEXEC) < 0)
+		return false;
+	sigfillset(&all);
+	pthread_sigmask(SIG_SETMASK, &all, &old);
+	err = pthread_create(&control.thread, NULL, accept_all, NULL);
+	pthread_sigmask(SIG_SETMASK, &old, NULL);
+	control.running = !err;
+	return !err;
+}
+
+void control_stop(void)
+{
+	struct stat st;
+	int wait;
+
+	atomic_store(&control.stopping, true);
+	if (control.running) {
+		if (write(control.stop[1], "", 1) == 1)
+			pthread_join(control.thread, NULL);
+		/* They look at exports; each has a patience. */
+		for (wait = 0; wait < 300 && atomic_load(&control.clients); wait++)
+			usleep(10000);
+		close(control.stop[0]);
+		close(control.stop[1]);
+		control.running = false;
+	}
+	if (control.unix_fd >= 0)
+		close(control.unix_fd);
+	if (control.tcp_fd >= 0)
+		close(control.tcp_fd);
+	control.unix_fd = control.tcp_fd = -1;
+	/* Another server may have made its own there since. */
+	if (control.path && !lstat(control.path, &st) &&
+	    st.st_dev == control.dev && st.st_ino == control.ino)
+		unlink(control.path);
+	free(control.path);
+	control.path = NULL;
+}

@@ -1,0 +1,642 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * main.c - nbd-server from its start to its end.
+ *
+ * In the background, a child does everything from reading the configuration to
+ * listening, with the caller's standard error still open, and then tells the
+ * parent that it serves; only then does the parent leave with status 0. So
+ * whoever starts it sees every reason for a failure, and a status that is true.
+ *
+ * The main thread only waits for signals; what happens in the meantime is the
+ * engine's.
+ */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <grp.h>
+#include <pwd.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
+#include "args.h"
+#include "config.h"
+#include "control.h"
+#include "engine.h"
+#include "export.h"
+#include "listen.h"
+#include "log.h"
+#include "overlays.h"
+
+#ifndef VERSION
+#define VERSION "0.1"
+#endif
+
+#define WHY	1024
+
+struct server {
+	struct args args;
+	struct config config;
+	struct exports exports;
+	struct listeners listeners;
+	char *config_path;	/* absolute, for the background; NULL: none */
+	char *pidfile;		/* absolute; NULL: none written */
+	int tell;		/* the parent waits at the other end; -1: none */
+	int single;		/* standard input's connection; 0: none */
+};
+
+static bool complain(const char *why)
+{
+	log_msg(LOG_ERR, "%s", why);
+	return false;
+}
+
+/* -- setting up --------------------------------------------------------- */
+
+static bool add_export(struct server *s, struct export_settings *e)
+{
+	/* exports_add() takes the settings, in failure too. */
+	char *where = e->where ? strdup(e->where) : NULL;
+	char why[WHY];
+	bool ok = exports_add(&s->exports, e, why, sizeof(why));
+
+	if (!ok)
+		log_msg(LOG_ERR, "%s%s%s", where ? where : "",
+			where ? ": " : "", why);
+	free(where);
+	return ok;
+}
+
+/*
+ * What is to be served: the command line's file, then the configuration's
+ * exports, which are taken out of @c. NULL: nothing, and that was logged.
+ */
+static struct export_settings *wanted(const struct args *a, struct config *c)
+{
+	struct export_settings *list = NULL, **end = &list, *e;
+
+	if (a->file) {
+		e = export_settings_new("", a->file);
+		if (!e) {
+			complain("out of memory");
+			return NULL;
+		}
+		e->size = a->size;
+		e->read_only = a->read_only;
+		*end = e;
+		end = &e->next;
+	}
+	*end = c->exports;
+	c->exports = NULL;
+	for (e = list; e; e = e->next)
+		e->read_only |= a->read_only && e->overlay == OVERLAY_NONE;
+	if (!list)
+		log_msg(LOG_ERR, "%s: no export in it; add a section: [root] and exportname = /srv/root.img",
+			a->config);
+	return list;
+}
+
+static bool open_exports(struct server *s)
+{
+	struct export_settings *list = wanted(&s->args, &s->config), *e;
+	bool ok = list;
+
+	/* Those of the command line were always open to be listed. */
+	s->exports.may_list = !s->args.config || s->config.allow_list;
+	s->exports.max_per_address = s->config.max_per_address;
+	while ((e = list)) {
+		list = e->next;
+		e->next = NULL;
+		if (ok)
+			ok = add_export(s, e);
+		else
+			export_settings_free(e);
+	}
+	return ok;
+}
+
+static bool from_stdin(const struct server *s)
+{
+	return s->args.port && !strcmp(s->args.port, "0");
+}
+
+static bool start_listening(struct server *s)
+{
+	const char *address = s->config.address, *port = s->config.port;
+	char why[WHY];
+
+	if (from_stdin(s)) {
+		s->single = listen_stdin(why, sizeof(why));
+		return s->single > 0 || complain(why);
+	}
+	if (!listen_inherited(&s->listeners, why, sizeof(why)))
+		return complain(why);
+	if (s->listeners.n)
+		return true;
+	if (s->config.unix_socket) {
+		if (!listen_unix(&s->listeners, s->config.unix_socket, why,
+				 sizeof(why)))
+			return complain(why);
+		if (!s->config.dual_listen && !s->args.port)
+			return true;
+	}
+	/* The command line wins. */
+	if (s->args.port) {
+		port = s->args.port;
+		address = s->args.address;
+	}
+	if (!listen_all(&s->listeners, address, port, why, sizeof(why)))
+		return complain(why);
+	return true;
+}
+
+static bool reload(void *ctx, char *why, size_t why_size);
+
+/* Become the configured user, once all that needs privilege is open. */
+static bool drop_privileges(const struct config *c)
+{
+	struct passwd *pw = NULL;
+	struct group *gr = NULL;
+
+	if (c->user && !(pw = getpwnam(c->user))) {
+		log_msg(LOG_ERR, "user = %s: no such user", c->user);
+		return false;
+	}
+	if (c->group && !(gr = getgrnam(c->group))) {
+		log_msg(LOG_ERR, "group = %s: no such group", c->group);
+		return false;
+	}
+	if (!pw && !gr)
+		return true;
+	if (pw && pw->pw_uid == geteuid() && (!gr || gr->gr_gid == getegid()))
+		return true;
+	control_chown(pw ? pw->pw_uid : (uid_t)-1,
+		      gr ? gr->gr_gid : pw->pw_gid);
+	if (setgid(gr ? gr->gr_gid : pw->pw_gid) ||
+	    (pw && (initgroups(c->user, gr ? gr->gr_gid : pw->pw_gid) ||
+		    setuid(pw->pw_uid)))) {
+		log_msg(LOG_ERR, "cannot become %s%s%s: %s; start as root, or take user and group out of the configuration",
+			c->user ? c->user : "", c->group ? ":" : "",
+			c->group ? c->group : "", strerror(errno));
+		return false;
+	}
+	return true;
+}
+
+/*
+ * The process id goes into a file of its own: one that holds anything but a
+ * number is somebody else's, and stays.
+ */
+static bool write_pidfile(struct server *s)
+{
+	const char *path = s->args.pidfile;
+	char old[32], *end = old;
+	ssize_t n;
+	int fd;
+
+	if (!path)
+		return true;
+	fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK,
+		  0644);
+	n = fd < 0 ? -1 : read(fd, old, sizeof(old) - 1);
+	if (n >= 0) {
+		old[n] = '\0';
+		(void)strtol(old, &end, 10);
+		end += strspn(end, " \n");
+		if (n == sizeof(old) - 1 || end != old + n) {
+			log_msg(LOG_ERR, "-p %s: holds something else than a process id, so it is not overwritten; name another file, or remove that one",
+				path);
+			close(fd);
+			return false;
+		}
+		n = ftruncate(fd, 0);
+	}
+	if (n < 0 || lseek(fd, 0, SEEK_SET) < 0 ||
+	    dprintf(fd, "%ld\n", (long)getpid()) < 0) {
+		log_msg(LOG_ERR, "-p %s: cannot write the process id there: %s",
+			path, strerror(errno));
+		if (fd >= 0)
+			close(fd);
+		return false;
+	}
+	close(fd);
+	/* The background leaves this directory. */
+	s->pidfile = realpath(path, NULL);
+	return true;
+}
+
+/* Another server may have taken the name over since: its file stays. */
+static void remove_pidfile(const struct server *s)
+{
+	FILE *f = s->pidfile ? fopen(s->pidfile, "re") : NULL;
+	long pid = 0;
+
+	if (!f)
+		return;
+	if (fscanf(f, "%ld", &pid) == 1 && pid == (long)getpid())
+		unlink(s->pidfile);
+	fclose(f);
+}
+
+/* As many connections as we may have: a descriptor each. */
+static void raise_file_limit(void)
+{
+	struct rlimit r;
+
+	if (!getrlimit(RLIMIT_NOFILE, &r) && r.rlim_cur < r.rlim_max) {
+		r.rlim_cur = r.rlim_max;
+		setrlimit(RLIMIT_NOFILE, &r);
+	}
+}
+
+/* A directory for what stations leave, given to whom we shall be. */
+static bool make_dir(const char *path, const struct passwd *pw,
+		     const struct group *gr, bool must)
+{
+	struct stat st;
+
+	if (!stat(path, &st) && S_ISDIR(st.st_mode))
+		return true;
+	if (!mkdir(path, 0700)) {
+		if ((pw || gr) && chown(path, pw ? pw->pw_uid : (uid_t)-1,
+					gr ? gr->gr_gid : pw->pw_gid))
+			log_msg(LOG_WARNING, "%s: cannot be given to %s: %s",
+				path, pw ? pw->pw_name : gr->gr_name,
+				strerror(errno));
+		return true;
+	}
+	if (must)
+		log_msg(LOG_ERR, "%s: cannot be made: %s; name a directory for what stations write: overlay_dir = /srv/nbdroot/overlays",
+			path, strerror(errno));
+	return !must;
+}
+
+static bool make_state_dirs(struct server *s)
+{
+	const struct config *c = &s->config;
+	struct passwd *pw = c->user ? getpwnam(c->user) : NULL;
+	struct group *gr = c->group ? getgrnam(c->group) : NULL;
+	struct export_settings *e;
+
+	if (!s->args.config)
+		return true;
+	(void)make_dir(c->state_dir, pw, gr, false);
+	for (e = c->exports; e; e = e->next) {
+		/* Without it pins are in memory only: that will do. */
+		if (!make_dir(e->pins, pw, gr, false) || access(e->pins, W_OK)) {
+			free(e->pins);
+			e->pins = NULL;
+		}
+		if (e->overlay != OVERLAY_NONE &&
+		    !make_dir(e->overlay_dir, pw, gr, true))
+			return false;
+	}
+	return true;
+}
+
+static bool open_control(struct server *s)
+{
+	const struct control_settings settings = {
+		.path = s->config.control,
+		.metrics_port = s->config.metrics_port,
+		.exports = &s->exports,
+		.reload = reload,
+		.ctx = s,
+	};
+	char why[WHY];
+
+	return control_open(&settings, why, sizeof(why)) || complain(why);
+}
+
+/* --check: everything that can be told without becoming the server. */
+static bool check_only(struct server *s)
+{
+	const struct export_settings *e, *other;
+	unsigned int n = 0, wrong = 0;
+	struct stat a, b;
+	char why[WHY];
+
+	if (!config_load(&s->config, s->args.config, why, sizeof(why)))
+		return complain(why);
+	for (e = s->config.exports; e; e = e->next, n++) {
+		bool ok = export_check(e, why, sizeof(why));
+
+		for (other = s->config.exports; ok && other != e;
+		     other = other->next) {
+			bool shared = (e->read_only || e->overlay) &&
+				      (other->read_only || other->overlay);
+
+			if (!strcmp(other->name, e->name))
+				snprintf(why, sizeof(why), "export \"%s\": defined twice; give one of them another name",
+					 e->name);
+			else if (!shared && !stat(e->path, &a) &&
+				 !stat(other->path, &b) &&
+				 a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+				snprintf(why, sizeof(why), "%s: is export \"%s\" (%s) too; two exports can share a file if both are read-only or have an overlay",
+					 e->path, other->name, other->where);
+			else
+				continue;
+			ok = false;
+		}
+		if (!ok) {
+			log_msg(LOG_ERR, "%s: %s", e->where, why);
+			wrong++;
+		}
+	}
+	if (!n)
+		log_msg(LOG_ERR, "%s: no export in it; add a section: [root] and exportname = /srv/root.img",
+			s->args.config);
+	if (s->config.user && !getpwnam(s->config.user)) {
+		log_msg(LOG_ERR, "user = %s: no such user", s->config.user);
+		wrong++;
+	}
+	if (s->config.group && !getgrnam(s->config.group)) {
+		log_msg(LOG_ERR, "group = %s: no such group", s->config.group);
+		wrong++;
+	}
+	if (!n || wrong)
+		return false;
+	printf("%s: %u export%s, nothing wrong\n", s->args.config, n,
+	       n == 1 ? "" : "s");
+	return true;
+}
+
+static bool set_up(struct server *s)
+{
+	char why[WHY];
+
+	if (s->args.config &&
+	    !config_load(&s->config, s->args.config, why, sizeof(why)))
+		return complain(why);
+	if (s->args.config)
+		s->config_path = realpath(s->args.config, NULL);
+	return make_state_dirs(s) && open_exports(s) && start_listening(s) &&
+	       open_control(s) && write_pidfile(s) &&
+	       drop_privileges(&s->config);
+}
+
+/* -- background --------------------------------------------------------- */
+
+/*
+ * Leaves the parent waiting for the child's word. Returns in the child; the
+ * parent exits with the status that tells how it went.
+ */
+static void fork_to_background(struct server *s)
+{
+	int pipes[2], status;
+	char word;
+	pid_t pid;
+
+	if (pipe2(pipes, O_CLOEXEC) < 0 || (pid = fork()) < 0) {
+		log_msg(LOG_ERR, "cannot go to the background: %s; -n stays in the foreground",
+			strerror(errno));
+		exit(1);
+	}
+	if (!pid) {
+		close(pipes[0]);
+		s->tell = pipes[1];
+		setsid();
+		return;
+	}
+	close(pipes[1]);
+	if (read(pipes[0], &word, 1) == 1)
+		_exit(0);
+	/* It ended without a word on the pipe, but with one on stderr. */
+	if (waitpid(pid, &status, 0) == pid && WIFEXITED(status) &&
+	    WEXITSTATUS(status))
+		_exit(WEXITSTATUS(status));
+	_exit(1);
+}
+
+static bool detach(struct server *s)
+{
+	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
+
+	if (null < 0 || chdir("/")) {
+		log_msg(LOG_ERR, "cannot go to the background: %s",
+			strerror(errno));
+		return false;
+	}
+	log_to_syslog();
+	dup2(null, STDIN_FILENO);
+	dup2(null, STDOUT_FILENO);
+	dup2(null, STDERR_FILENO);
+	close(null);
+	/* A parent that was killed meanwhile is no reason to stop. */
+	if (write(s->tell, "", 1) < 0)
+		log_msg(LOG_NOTICE, "the process that started this is gone");
+	close(s->tell);
+	s->tell = -1;
+	return true;
+}
+
+/* -- life --------------------------------------------------------------- */
+
+/*
+ * The configuration once more: its exports come, change and go; the rest of it
+ * holds until a restart. On failure all stays as it is. @why gets the reason,
+ * or what was done.
+ */
+static bool reload_now(struct server *s, char *why, size_t why_size)
+{
+	struct config old = s->config;
+	struct export_settings *list;
+	struct config new;
+	char did[200];
+	bool ok;
+
+	if (!s->config_path) {
+		snprintf(why, why_size, "there is no configuration file to read again (-C)");
+		return false;
+	}
+	ok = config_load(&new, s->config_path, why, why_size);
+	if (ok) {
+		s->config = new;
+		ok = make_state_dirs(s);
+		new = s->config;
+		s->config = old;
+		if (!ok)
+			snprintf(why, why_size, "a directory cannot be made, see the log");
+	}
+	if (!ok) {
+		config_free(&new);
+		return false;
+	}
+	list = wanted(&s->args, &new);
+	if (!list)
+		snprintf(why, why_size, "%s: no export in it", s->config_path);
+	ok = list && exports_reload(&s->exports, list, did, sizeof(did), why,
+				    why_size);
+	if (ok) {
+		s->exports.may_list = new.allow_list;
+		s->exports.max_per_address = new.max_per_address;
+		snprintf(why, why_size, "exports: %s", did);
+	}
+	config_free(&new);
+	return ok;
+}
+
+/* A signal and the control socket may ask at the same time. */
+static bool reload(void *ctx, char *why, size_t why_size)
+{
+	static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+	bool ok;
+
+	pthread_mutex_lock(&lock);
+	ok = reload_now(ctx, why, why_size);
+	pthread_mutex_unlock(&lock);
+	return ok;
+}
+
+static void wait_for_end(struct server *s, const sigset_t *set)
+{
+	char why[WHY];
+	bool ok;
+	int sig;
+
+	for (;;) {
+		if (sigwait(set, &sig))
+			continue;
+		if (sig == SIGUSR1 || sig == SIGUSR2) {
+			log_msg(LOG_NOTICE, "%s: means nothing here; nbd-server status shows what goes on",
+				strsignal(sig));
+			continue;
+		}
+		if (sig != SIGHUP)
+			break;
+		ok = reload(s, why, sizeof(why));
+		log_msg(ok ? LOG_NOTICE : LOG_ERR, "SIGHUP: %s%s",
+			ok ? "read again: " : "nothing is changed: ", why);
+	}
+	log_msg(LOG_NOTICE, "%s: stopping", strsignal(sig));
+}
+
+/* A second signal while stopping: leave at once, as kill -9 would. */
+static void impatient(int sig)
+{
+	(void)sig;
+	_exit(1);
+}
+
+static void end_myself(void)
+{
+	kill(getpid(), SIGTERM);
+}
+
+static int serve(struct server *s)
+{
+	const struct engine_settings settings = {
+		.listeners = s->listeners.fd,
+		.n_listeners = s->listeners.n,
+		.exports = &s->exports,
+		.workers = s->config.workers,
+		.single = s->single,
+		.single_ended = end_myself,
+	};
+	unsigned int i;
+	sigset_t set;
+	bool ok;
+
+	sigemptyset(&set);
+	sigaddset(&set, SIGTERM);
+	sigaddset(&set, SIGINT);
+	sigaddset(&set, SIGHUP);
+	sigaddset(&set, SIGUSR1);
+	sigaddset(&set, SIGUSR2);
+	sigprocmask(SIG_BLOCK, &set, NULL);
+	if (!engine_start(&settings) || !control_start())
+		return 1;
+	for (i = 0; i < s->listeners.n; i++)
+		log_msg(LOG_NOTICE, "listening on %s", s->listeners.name[i]);
+	/* Serving already, so that the caller's first connection finds it. */
+	if (s->tell >= 0 && !detach(s))
+		return 1;
+	wait_for_end(s, &set);
+	signal(SIGTERM, impatient);
+	signal(SIGINT, impatient);
+	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	control_stop();
+	engine_stop();
+	ok = exports_sync(&s->exports);
+	log_msg(LOG_NOTICE, "stopped");
+	return ok ? 0 : 1;
+}
+
+static bool same_file(int a, int b)
+{
+	struct stat sa, sb;
+
+	return !fstat(a, &sa) && !fstat(b, &sb) && sa.st_dev == sb.st_dev &&
+	       sa.st_ino == sb.st_ino;
+}
+
+int main(int argc, char **argv)
+{
+	static struct server s = { .tell = -1 };
+	char why[ARGS_WHY];
+	int status = 1;
+
+	if (argc > 1 && control_is_verb(argv[1]))
+		return control_client(argc - 1, argv + 1);
+	if (argc > 1 && !strcmp(argv[1], "overlays"))
+		return overlays_command(argc - 1, argv + 1);
+	if (!args_parse(argc, argv, &s.args, why)) {
+		log_msg(LOG_ERR, "%s", why);
+		return 1;
+	}
+	switch (s.args.verb) {
+	case ARGS_HELP:
+		fputs(args_help, stdout);
+		return fflush(stdout) ? 1 : 0;
+	case ARGS_VERSION:
+		puts("nbd-server (nbdroot) " VERSION);
+		return fflush(stdout) ? 1 : 0;
+	case ARGS_USAGE:
+		fputs(args_help, stderr);
+		return 1;
+	case ARGS_SERVE:
+		break;
+	}
+	log_debug(s.args.debug);
+	if (s.args.check) {
+		status = !check_only(&s);
+		config_free(&s.config);
+		return status;
+	}
+	signal(SIGPIPE, SIG_IGN);
+#ifdef __GLIBC__
+	/*
+	 * Buffers of requests come and go all the time: without this each is
+	 * given back to the kernel and faulted in again page by page.
+	 */
+	mallopt(M_MMAP_THRESHOLD, 4 << 20);
+	mallopt(M_TRIM_THRESHOLD, 16 << 20);
+#endif
+	raise_file_limit();
+	/* Who hands a connection or sockets over waits for this process. */
+	if (from_stdin(&s) || getenv("LISTEN_PID"))
+		s.args.foreground = true;
+	/* inetd: what is said there would go to the client. */
+	if (from_stdin(&s) && same_file(STDIN_FILENO, STDERR_FILENO))
+		log_to_syslog();
+	if (!s.args.foreground)
+		fork_to_background(&s);
+	if (set_up(&s))
+		status = serve(&s);
+	control_stop();
+	remove_pidfile(&s);
+	free(s.pidfile);
+	free(s.config_path);
+	listen_close(&s.listeners);
+	exports_free(&s.exports);
+	config_free(&s.config);
+	return status;
+}

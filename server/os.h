@@ -1,0 +1,56 @@
+/* SPDX-License-Identifier: GPL-2.0 */
+/*
+ * os.h - the system calls that not every system has, one line each. os-linux.c
+ * is the Linux implementation; another system adds a file beside it, which
+ * may answer -EAGAIN, false or -EOPNOTSUPP wherever it has nothing better.
+ */
+#ifndef SERVER_OS_H
+#define SERVER_OS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+/* pread() of what is in memory: bytes read, or -EAGAIN, or -errno. */
+ssize_t os_pread_now(int fd, void *buf, size_t len, uint64_t off);
+
+/* pwrite() that is durable on return: bytes written or -errno. */
+ssize_t os_pwrite_durable(int fd, const void *buf, size_t len, uint64_t off);
+
+/* Give the space back; reads as zeroes afterwards. 0 or -errno. */
+int os_punch_hole(int fd, uint64_t off, uint64_t len);
+
+/* Zeroes without giving the space back. 0 or -errno. */
+int os_zero_range(int fd, uint64_t off, uint64_t len);
+
+/* Block device: what it says of itself. 0 or -errno. */
+int os_device_size(int fd, uint64_t *size);
+int os_device_block(int fd, uint32_t *logical);
+int os_device_discard(int fd, uint64_t off, uint64_t len);
+
+/*
+ * Is every page of these bytes of the mapping in memory? False when that
+ * cannot be known. Does not block.
+ */
+bool os_resident(const void *map, uint64_t off, size_t len);
+
+/* May os_resident() be asked about this file? */
+bool os_resident_usable(int fd);
+
+/*
+ * Non-blocking socket I/O: bytes, 0 at the end of the stream (recv) or of the
+ * file (sendfile), or -errno. @more: another send follows at once.
+ */
+ssize_t os_recv(int sock, struct iovec *iov, int n);
+ssize_t os_send(int sock, struct iovec *iov, int n, bool more);
+ssize_t os_sendfile(int sock, int fd, uint64_t off, size_t len);
+
+/* Who is at the other end of a Unix socket; 0: not known. */
+pid_t os_peer_process(int sock);
+
+/* Notice a dead peer within @seconds; answer small messages at once. */
+void os_tune_socket(int sock, int seconds);
+
+#endif

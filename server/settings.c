@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * settings.c - what is asked of an export, as a value: made, compared, freed. It
+ * knows nothing of files, so that the configuration can be read without any.
+ */
+#include "export.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+struct export_settings *export_settings_new(const char *name, const char *path)
+{
+	struct export_settings *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return NULL;
+	s->name = strdup(name);
+	s->path = path ? strdup(path) : NULL;
+	s->flush = s->fua = s->trim = true;
+	if (!s->name || (path && !s->path)) {
+		export_settings_free(s);
+		return NULL;
+	}
+	return s;
+}
+
+void export_settings_free(struct export_settings *s)
+{
+	if (!s)
+		return;
+	free(s->name);
+	free(s->path);
+	free(s->description);
+	free(s->authfile);
+	free(s->identity);
+	free(s->overlay_dir);
+	free(s->stations);
+	free(s->pins);
+	free(s->prerun);
+	free(s->postrun);
+	free((char *)s->where);
+	free(s);
+}
+
+static bool same_text(const char *a, const char *b)
+{
+	return a && b ? !strcmp(a, b) : a == b;
+}
+
+bool export_settings_same(const struct export_settings *a,
+			  const struct export_settings *b)
+{
+	return same_text(a->name, b->name) && same_text(a->path, b->path) &&
+	       same_text(a->description, b->description) &&
+	       same_text(a->authfile, b->authfile) &&
+	       same_text(a->identity, b->identity) &&
+	       same_text(a->overlay_dir, b->overlay_dir) &&
+	       same_text(a->stations, b->stations) &&
+	       same_text(a->pins, b->pins) &&
+	       same_text(a->prerun, b->prerun) &&
+	       same_text(a->postrun, b->postrun) &&
+	       a->overlay == b->overlay && a->overlay_max == b->overlay_max &&
+	       a->size == b->size && a->read_only == b->read_only &&
+	       a->flush == b->flush && a->fua == b->fua && a->trim == b->trim &&
+	       a->rotational == b->rotational &&
+	       a->max_connections == b->max_connections;
+}

@@ -1,0 +1,669 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * station.c - stations: their names, their images, their overlays.
+ *
+ * A station that says which boot it is (proto/nbd-session.h) is pinned: for as
+ * long as that boot lasts it gets the image it began with, whatever the
+ * export's file is replaced by meanwhile. The pin is kept in memory, which also
+ * keeps the file open when nothing else does, and as a small file, by which
+ * another run of the server finds the image again. An overlay says in its header
+ * which image it was made on, and pins its station the same way.
+ *
+ * An overlay is open once and shared by the connections of one client: those
+ * that name the same boot, or, of clients that name none, those of one
+ * address. Any other is refused while they last: two writers of one file
+ * system are its end.
+ */
+#define _GNU_SOURCE
+#include "station.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "access.h"
+#include "log.h"
+#include "session.h"
+#include "store-overlay.h"
+
+/* How long a station that is gone keeps its image open, in seconds. */
+#define PIN_SECONDS	(24 * 3600)
+
+struct pin {
+	struct pin *next;
+	char *export_name;
+	char station[NBD_SESSION_WORD], boot[NBD_SESSION_WORD];
+	struct image *image;
+	time_t used;
+};
+
+struct open_overlay {
+	struct open_overlay *next;
+	char *path;
+	char station[NBD_SESSION_WORD], boot[NBD_SESSION_WORD];
+	char address[NBD_SESSION_WORD];
+	char export_name[257];
+	struct store *store;
+	struct image *base;
+	unsigned int refs;
+	bool busy;		/* being opened or closed */
+	bool done;		/* all who left said that they were done */
+};
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
+static struct pin *pins;
+static struct open_overlay *overlays;
+
+/* -- names ------------------------------------------------------------------ */
+
+void station_address(const struct sockaddr *peer, char word[NBD_SESSION_WORD])
+{
+	const struct sockaddr_in6 *in6 = (const void *)peer;
+	const struct sockaddr_in *in = (const void *)peer;
+	char text[INET6_ADDRSTRLEN] = "unix";
+
+	if (peer->sa_family == AF_INET)
+		inet_ntop(AF_INET, &in->sin_addr, text, sizeof(text));
+	else if (peer->sa_family == AF_INET6 &&
+		 IN6_IS_ADDR_V4MAPPED(&in6->sin6_addr))
+		inet_ntop(AF_INET, in6->sin6_addr.s6_addr + 12, text,
+			  sizeof(text));
+	else if (peer->sa_family == AF_INET6)
+		inet_ntop(AF_INET6, &in6->sin6_addr, text, sizeof(text));
+	snprintf(word, NBD_SESSION_WORD, "%s", text);
+}
+
+/*
+ * Lines "ADDRESS[/BITS] NAME". @found: the name for @peer, "" if none, the first
+ * that fits; @others: is @said a name that is given to other addresses only?
+ */
+static bool read_rules(const char *path, const struct sockaddr *peer,
+		       const char *said, char found[NBD_SESSION_WORD],
+		       bool *others, char *why, size_t why_size)
+{
+	FILE *f = fopen(path, "re");
+	char line[256], quoted[80];
+	bool ok = true;
+	int n = 0;
+
+	*found = '\0';
+	*others = false;
+	if (!f) {
+		snprintf(why, why_size, "%s: %s; without its stations file an export is closed to everybody",
+			 path, strerror(errno));
+		return false;
+	}
+	while (ok && fgets(line, sizeof(line), f)) {
+		char *save, *rule, *name, *more;
+		int match;
+
+		n++;
+		line[strcspn(line, "#\r\n")] = '\0';
+		rule = strtok_r(line, " \t", &save);
+		name = strtok_r(NULL, " \t", &save);
+		more = strtok_r(NULL, " \t", &save);
+		if (!rule)
+			continue;
+		match = access_match(rule, peer);
+		if (match < 0 || !name || more || !nbd_session_word(name)) {
+			snprintf(why, why_size, "%s:%d: \"%s%s%s\" is not ADDRESS NAME; write 192.0.2.7 lab07",
+				 path, n, log_quote(quoted, sizeof(quoted), rule,
+						    strlen(rule)),
+				 name ? " " : "", name && nbd_session_word(name) ?
+				 name : name ? "..." : "");
+			ok = false;
+		} else if (match && !*found) {
+			snprintf(found, NBD_SESSION_WORD, "%s", name);
+		} else if (!match && said && !strcmp(name, said)) {
+			*others = true;
+		}
+	}
+	fclose(f);
+	return ok;
+}
+
+bool station_check_rules(const char *path, char *why, size_t why_size)
+{
+	const struct sockaddr_in nobody = { .sin_family = AF_INET };
+	char found[NBD_SESSION_WORD];
+	bool others;
+
+	return read_rules(path, (const struct sockaddr *)&nobody, NULL, found,
+			  &others, why, why_size);
+}
+
+bool station_name(const struct station_export *x, const struct station_client *c,
+		  char station[NBD_SESSION_WORD], char *why, size_t why_size)
+{
+	char said[NBD_SESSION_WORD] = "", ruled[NBD_SESSION_WORD] = "";
+	bool others = false;
+	char quoted[300];
+
+	if (c->said) {
+		if (c->said_len < sizeof(said)) {
+			memcpy(said, c->said, c->said_len);
+			said[c->said_len] = '\0';
+		}
+		if (strlen(said) != c->said_len || !nbd_session_word(said) ||
+		    !strcmp(said, "-")) {
+			snprintf(why, why_size, "\"%s\" is not a station's name; it has 1 to 64 of A-Z a-z 0-9 . _ : -",
+				 log_quote(quoted, sizeof(quoted), c->said,
+					   c->said_len));
+			return false;
+		}
+	} else if (c->session && strcmp(c->session->station, "-")) {
+		strcpy(said, c->session->station);
+	}
+	if (x->rules && !read_rules(x->rules, c->peer, *said ? said : NULL,
+				    ruled, &others, why, why_size)) {
+		log_peer(LOG_ERR, "%s", why);
+		return false;
+	}
+	if (*ruled && *said && strcmp(ruled, said)) {
+		snprintf(why, why_size, "this address is station \"%s\", not \"%s\" (stations = %s)",
+			 ruled, said, x->rules);
+		return false;
+	}
+	if (others && !*ruled) {
+		snprintf(why, why_size, "station \"%s\" has another address (stations = %s)",
+			 said, x->rules);
+		return false;
+	}
+	if (*ruled)
+		strcpy(station, ruled);
+	else if (*said)
+		strcpy(station, said);
+	else
+		station_address(c->peer, station);
+	return true;
+}
+
+/* A name of a file holds 255 bytes; ".new" must fit behind it. */
+#define FILE_NAME	250
+
+char *station_path(const char *dir, const char *export_name,
+		   const char *station, const char *suffix)
+{
+	static const char plain[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-:";
+	char name[4 * 256 + 1], *path;
+	const char *p;
+	size_t n = 0;
+
+	for (p = export_name; *p && n + 4 < sizeof(name); p++) {
+		/* No file that begins with a dot. */
+		if (strchr(plain, *p) && (n || *p != '.'))
+			name[n++] = *p;
+		else
+			n += (size_t)snprintf(name + n, 4, "%%%02x",
+					      (unsigned char)*p);
+	}
+	name[n] = '\0';
+	if (n + 1 + strlen(station) + strlen(suffix) > FILE_NAME ||
+	    asprintf(&path, "%s/%s@%s%s", dir, name, station, suffix) < 0)
+		return NULL;
+	return path;
+}
+
+static const char *boot_of(const struct station_client *c)
+{
+	return c->session ? c->session->boot : "-";
+}
+
+static bool known(const char *word)
+{
+	return strcmp(word, "-") != 0;
+}
+
+/* -- pins ---------------------------------------------------------------------- */
+
+static void free_pin(struct pin *p)
+{
+	image_put(p->image);
+	free(p->export_name);
+	free(p);
+}
+
+void station_forget(bool all)
+{
+	struct pin **p, *old, *dead = NULL;
+	time_t now = time(NULL);
+
+	pthread_mutex_lock(&lock);
+	for (p = &pins; (old = *p); ) {
+		if (all || now - old->used > PIN_SECONDS) {
+			*p = old->next;
+			old->next = dead;
+			dead = old;
+		} else {
+			p = &old->next;
+		}
+	}
+	pthread_mutex_unlock(&lock);
+	while ((old = dead)) {
+		dead = old->next;
+		free_pin(old);
+	}
+}
+
+static struct image *find_pin(const struct station_export *x,
+			      const char *station, const char *boot)
+{
+	struct image *i = NULL;
+	struct pin *p;
+
+	pthread_mutex_lock(&lock);
+	for (p = pins; p && !i; p = p->next)
+		if (!strcmp(p->export_name, x->name) &&
+		    !strcmp(p->station, station) && !strcmp(p->boot, boot) &&
+		    p->image->read_only == x->image.read_only &&
+		    p->image->want_size == x->image.size) {
+			p->used = time(NULL);
+			i = image_hold(p->image);
+		}
+	pthread_mutex_unlock(&lock);
+	return i;
+}
+
+static void save_pin(const struct station_export *x, const char *station,
+		     const char *boot, const struct image *i)
+{
+	char *path = x->pins ? station_path(x->pins, x->name, station,
+					    STATION_PIN) : NULL;
+	char *temp = NULL;
+	FILE *f = NULL;
+
+	if (path && asprintf(&temp, "%s.new", path) > 0)
+		f = fopen(temp, "we");
+	if (f) {
+		fprintf(f, "boot %s\nimage %s\npath %s\n", boot, i->id, i->path);
+		/*
+		 * Not synced: lost, it costs the station of a machine that
+		 * crashed a refusal, not its data.
+		 */
+		if (fclose(f) || rename(temp, path))
+			unlink(temp);
+	}
+	if (path && !f)
+		log_peer(LOG_WARNING, "%s: %s: which image station %s runs from will not be known after a restart",
+			 path, strerror(errno), station);
+	free(temp);
+	free(path);
+}
+
+/* What a former run of the server wrote: true if it is of this boot. */
+static bool load_pin(const struct station_export *x, const char *station,
+		     const char *boot, char id[NBD_SESSION_WORD],
+		     char last[1024])
+{
+	char *path = x->pins ? station_path(x->pins, x->name, station,
+					    STATION_PIN) : NULL;
+	FILE *f = path ? fopen(path, "re") : NULL;
+	char line[1200], was[NBD_SESSION_WORD] = "";
+
+	free(path);
+	*id = *last = '\0';
+	if (!f)
+		return false;
+	while (fgets(line, sizeof(line), f)) {
+		line[strcspn(line, "\n")] = '\0';
+		if (!strncmp(line, "boot ", 5) && nbd_session_word(line + 5))
+			strcpy(was, line + 5);
+		else if (!strncmp(line, "image ", 6) &&
+			 nbd_session_word(line + 6))
+			strcpy(id, line + 6);
+		else if (!strncmp(line, "path ", 5))
+			snprintf(last, 1024, "%.1023s", line + 5);
+	}
+	fclose(f);
+	return *id && !strcmp(was, boot);
+}
+
+static void add_pin(const struct station_export *x, const char *station,
+		    const char *boot, struct image *i)
+{
+	struct pin *new = calloc(1, sizeof(*new)), **p, *old = NULL;
+
+	if (new)
+		new->export_name = strdup(x->name);
+	if (!new || !new->export_name) {
+		free(new);
+		return;
+	}
+	snprintf(new->station, sizeof(new->station), "%s", station);
+	snprintf(new->boot, sizeof(new->boot), "%s", boot);
+	new->image = image_hold(i);
+	new->used = time(NULL);
+	pthread_mutex_lock(&lock);
+	/* A station has one boot at a time. */
+	for (p = &pins; *p; p = &(*p)->next)
+		if (!strcmp((*p)->export_name, x->name) &&
+		    !strcmp((*p)->station, station)) {
+			old = *p;
+			*p = old->next;
+			break;
+		}
+	new->next = pins;
+	pins = new;
+	pthread_mutex_unlock(&lock);
+	if (old)
+		free_pin(old);
+	if (x->kind == OVERLAY_NONE)
+		save_pin(x, station, boot, i);
+}
+
+/* -- the image of a station ------------------------------------------------------ */
+
+/* Does the overlay there stay, for this client? */
+static bool overlay_stays(const struct station_export *x,
+			  const struct station_client *c,
+			  const struct overlay_info *info)
+{
+	if (x->kind == OVERLAY_KEEP)
+		return true;
+	/*
+	 * Fresh: empty at each boot. A client that does not say which boot it
+	 * is may have lost its connection only, unless it said goodbye.
+	 */
+	if (known(boot_of(c)))
+		return !strcmp(info->station_boot, boot_of(c));
+	return !info->done;
+}
+
+/*
+ * The current image; while there is none to be had (a file that is just being
+ * replaced, a folder that is closed to the user we have become), the one that
+ * was it last.
+ */
+static struct image *current(const struct station_export *x, char *why,
+			     size_t why_size)
+{
+	struct image *i = image_current(&x->image, why, why_size);
+
+	if (i || !x->fallback)
+		return i;
+	log_peer(LOG_DEBUG, "export \"%s\": %s; the image that is open is used",
+		 x->name, why);
+	return image_hold(x->fallback);
+}
+
+static struct image *image_gone(const struct station_export *x,
+				const char *station, const char *id,
+				const char *last, char *why, size_t why_size)
+{
+	struct image *now = image_current(&x->image, why, why_size);
+
+	snprintf(why, why_size, "station %s %s image %s (%s), which is not there any more; %s is image %s now: put the old file back into its folder, under any name, or %s",
+		 station, x->kind == OVERLAY_NONE ? "runs from" :
+		 "has an overlay on", id, *last ? last : "?", x->image.path,
+		 now ? now->id : "-", x->kind == OVERLAY_KEEP ?
+		 "drop the overlay (nbd-server overlays drop)" :
+		 "start the station again");
+	image_put(now);
+	return NULL;
+}
+
+struct image *station_image(const struct station_export *x,
+			    const struct station_client *c,
+			    const char *station, char *why, size_t why_size)
+{
+	const char *boot = boot_of(c);
+	char id[NBD_SESSION_WORD] = "", last[1024] = "", sink[256];
+	struct overlay_info info;
+	struct image *i = NULL;
+	char *path;
+
+	station_forget(false);
+	if (known(boot)) {
+		i = find_pin(x, station, boot);
+		if (i)
+			return i;
+	}
+	if (x->kind != OVERLAY_NONE) {
+		path = station_path(x->dir, x->name, station, STATION_OVERLAY);
+		if (path && !overlay_inspect(path, false, &info, sink,
+					     sizeof(sink)) &&
+		    overlay_stays(x, c, &info)) {
+			strcpy(id, info.image);
+			snprintf(last, sizeof(last), "%s", info.image_path);
+		}
+		free(path);
+	} else if (known(boot) && !load_pin(x, station, boot, id, last)) {
+		*id = '\0';
+	}
+	if (*id) {
+		i = x->fallback && !strcmp(x->fallback->id, id) ?
+		    image_hold(x->fallback) :
+		    image_version(&x->image, id, last, why, why_size);
+		if (!i)
+			return image_gone(x, station, id, last, why, why_size);
+	} else {
+		i = current(x, why, why_size);
+	}
+	if (i && known(boot))
+		add_pin(x, station, boot, i);
+	return i;
+}
+
+/* -- overlays ----------------------------------------------------------------------- */
+
+/* Make what has to be there before it can be opened. */
+static int prepare(const struct station_export *x, const struct station_client *c,
+		   const char *station, const char *path,
+		   const struct image *base, char *why, size_t why_size)
+{
+	struct overlay_info info;
+	int err = overlay_inspect(path, false, &info, why, why_size), fd;
+
+	if (err && err != -ENOENT)
+		return err;
+	if (!err && overlay_stays(x, c, &info))
+		return 0;
+	/* Nobody may be using what is about to be replaced. */
+	fd = overlay_lock(path, err ? 0 : 5000);
+	if (fd == -EWOULDBLOCK) {
+		snprintf(why, why_size, "%s: in use by another process (another nbd-server?)",
+			 path);
+		return fd;
+	}
+	memset(&info, 0, sizeof(info));
+	snprintf(info.export_name, sizeof(info.export_name), "%s", x->name);
+	strcpy(info.station, station);
+	strcpy(info.image, base->id);
+	snprintf(info.image_path, sizeof(info.image_path), "%s", base->path);
+	info.size = base->store->size;
+	strcpy(info.station_boot, boot_of(c));
+	if (!err)
+		log_msg(LOG_INFO, "export \"%s\", station %s: starts anew, its overlay is empty",
+			x->name, station);
+	err = overlay_create(path, &info, why, why_size);
+	if (fd >= 0)
+		close(fd);
+	return err;
+}
+
+static struct store *open_new(const struct station_export *x,
+			      const struct station_client *c,
+			      const char *station, const char *path,
+			      struct image *base, char *why, size_t why_size)
+{
+	struct nbd_identity server;
+	struct store *s;
+	int err;
+
+	if (prepare(x, c, station, path, base, why, why_size))
+		return NULL;
+	session_server(&server);
+	s = store_overlay_open(path, base->store, base->id, server.boot, x->max,
+			       why, why_size);
+	if (!s)
+		return NULL;
+	err = store_overlay_mark(s, boot_of(c), false);
+	if (err) {
+		snprintf(why, why_size, "%s: %s", path, strerror(-err));
+		s->ops->close(s);
+		return NULL;
+	}
+	return s;
+}
+
+/* Is the overlay there for this client too? */
+static bool same_client(const struct open_overlay *o,
+			const struct station_client *c, const char *address)
+{
+	if (known(o->boot) || known(boot_of(c)))
+		return !strcmp(o->boot, boot_of(c));
+	return !strcmp(o->address, address);
+}
+
+static struct open_overlay *find_overlay(const char *path)
+{
+	struct open_overlay *o;
+
+	for (o = overlays; o && strcmp(o->path, path); o = o->next)
+		;
+	return o;
+}
+
+static void remove_overlay(struct open_overlay *o)
+{
+	struct open_overlay **p = &overlays;
+
+	while (*p != o)
+		p = &(*p)->next;
+	*p = o->next;
+	free(o->path);
+	free(o);
+}
+
+struct store *station_overlay_open(const struct station_export *x,
+				   const struct station_client *c,
+				   const char *station, struct image *base,
+				   char *why, size_t why_size)
+{
+	char *path = station_path(x->dir, x->name, station, STATION_OVERLAY);
+	char address[NBD_SESSION_WORD];
+	struct store *s = NULL;
+	struct open_overlay *o;
+
+	station_address(c->peer, address);
+	if (!path) {
+		snprintf(why, why_size, "the names of export \"%s\" and station \"%s\" are too long for a file's",
+			 x->name, station);
+		return NULL;
+	}
+	pthread_mutex_lock(&lock);
+	while ((o = find_overlay(path)) && o->busy)
+		pthread_cond_wait(&changed, &lock);
+	if (o) {
+		if (!same_client(o, c, address)) {
+			snprintf(why, why_size, "station \"%s\" is in use by another client, at %s; give each station a name of its own",
+				 station, o->address);
+		} else if (o->base != base) {
+			snprintf(why, why_size, "station \"%s\" is in use with image %s, not %s",
+				 station, o->base->id, base->id);
+		} else {
+			o->refs++;
+			s = o->store;
+		}
+		pthread_mutex_unlock(&lock);
+		free(path);
+		return s;
+	}
+	o = calloc(1, sizeof(*o));
+	if (!o) {
+		pthread_mutex_unlock(&lock);
+		snprintf(why, why_size, "the server is out of memory");
+		free(path);
+		return NULL;
+	}
+	o->path = path;
+	strcpy(o->station, station);
+	strcpy(o->boot, boot_of(c));
+	strcpy(o->address, address);
+	snprintf(o->export_name, sizeof(o->export_name), "%s", x->name);
+	o->busy = true;
+	o->done = true;
+	o->next = overlays;
+	overlays = o;
+	pthread_mutex_unlock(&lock);
+
+	s = open_new(x, c, station, path, base, why, why_size);
+
+	pthread_mutex_lock(&lock);
+	if (s) {
+		o->store = s;
+		o->base = image_hold(base);
+		o->refs = 1;
+		o->busy = false;
+	} else {
+		remove_overlay(o);
+	}
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+	return s;
+}
+
+void station_overlay_close(struct store *s, bool done)
+{
+	struct open_overlay *o;
+
+	pthread_mutex_lock(&lock);
+	for (o = overlays; o && o->store != s; o = o->next)
+		;
+	if (!o) {
+		pthread_mutex_unlock(&lock);
+		return;
+	}
+	o->done &= done;
+	if (--o->refs) {
+		pthread_mutex_unlock(&lock);
+		return;
+	}
+	o->busy = true;
+	pthread_mutex_unlock(&lock);
+
+	(void)store_overlay_mark(s, o->boot, o->done);
+	s->ops->close(s);
+	image_put(o->base);
+
+	pthread_mutex_lock(&lock);
+	remove_overlay(o);
+	pthread_cond_broadcast(&changed);
+	pthread_mutex_unlock(&lock);
+}
+
+void station_overlays_each(void *ctx, void (*fn)(void *ctx,
+			   const char *export_name, const char *station,
+			   const struct store *s))
+{
+	struct open_overlay *o;
+
+	pthread_mutex_lock(&lock);
+	for (o = overlays; o; o = o->next)
+		if (!o->busy)
+			fn(ctx, o->export_name, o->station, o->store);
+	pthread_mutex_unlock(&lock);
+}
+
+bool station_overlays_sync(void)
+{
+	struct open_overlay *o;
+	bool ok = true;
+
+	pthread_mutex_lock(&lock);
+	for (o = overlays; o; o = o->next)
+		if (!o->busy && o->store->ops->flush(o->store)) {
+			log_msg(LOG_ERR, "%s: last sync failed", o->path);
+			ok = false;
+		}
+	pthread_mutex_unlock(&lock);
+	return ok;
+}

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: GPL-2.0
+"""A station: a QEMU machine driven over its serial console. Stdlib only.
+
+    with Station(kernel(), nbdroot="10.0.2.2:1234") as s:   # direct kernel boot
+        s.wait_for_root()
+        s.run("findmnt /")                                  # -> its output
+        s.poweroff()
+
+It powers on by PXE instead when given a `tftp` directory and `bootfile`. All
+the console has ever said is in .console; a failed expectation raises
+StationError with its end. QEMU dies with us, whatever happens to us.
+"""
+import codecs
+import json
+import re
+import socket
+import subprocess
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+from .accel import accel_args
+from .kernel import qemu_binary
+from .process import die_with_parent
+
+# Everything is slow without KVM, and other work shares the machine.
+BOOT_SECONDS = 180
+COMMAND_SECONDS = 60
+
+ROOT_REACHED = r"this station has reached its root"
+# Kernel messages land amid what the shell prints, whole lines at a time.
+PRINTK = re.compile(r"\r?\[ *\d+\.\d+\] [^\n]*\n")
+ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][0-9A-Za-z]|[=>c78])|\x1b\][^\x07]*\x07")
+
+# The host's loopback, as a station on QEMU's own network sees it.
+HOST = "10.0.2.2"
+
+
+class StationError(Exception):
+    """The station did not do what was expected; carries the end of its console."""
+
+
+class Station:
+    """One QEMU machine.
+
+    kernel      harness.kernel.Kernel to boot directly; None to boot by PXE
+    initramfs   image (default: the kernel's standalone one); False for none
+    nbdroot, root, append   what goes on the kernel command line
+    tftp, bootfile          directory served by QEMU's own TFTP, and its first file
+    net         "user" (QEMU's own network: host loopback is 10.0.2.2), or
+                QEMU -netdev text whose id is n0
+    nic         QEMU device of the network card
+    mem, smp, args          size, and further QEMU arguments
+    console_log             where to keep the console (default: a temporary file)
+    wrap        what stands before QEMU's command line: another network namespace
+    """
+
+    def __init__(self, kernel=None, initramfs=None, nbdroot=None, root="/dev/nb0",
+                 append="", tftp=None, bootfile=None, net="user", nic="virtio-net-pci",
+                 mem=512, smp=2, args=(), console_log=None, vmlinuz=None, echo=None,
+                 wrap=()):
+        self._dir = tempfile.TemporaryDirectory(prefix="station-")
+        self.dir = Path(self._dir.name)
+        self.console_path = Path(console_log or self.dir / "console.log")
+        self._kernel = kernel
+        self._vmlinuz = vmlinuz or (kernel.vmlinuz if kernel else None)
+        self._initramfs = initramfs
+        self._tftp, self._bootfile = tftp, bootfile
+        self._net, self._nic, self._mem, self._smp = net, nic, mem, smp
+        self._args, self._wrap = list(args), list(wrap)
+        self._echo = echo           # called with each chunk the console says
+        self.cmdline = " ".join(filter(None, [
+            "console=ttyS0 panic=1", f"root={root}" if root else "",
+            f"nbdroot={nbdroot}" if nbdroot is not None else "", append]))
+        self.process = None
+        self._text = ""             # everything said so far
+        self._seen = 0              # how far expect() has consumed it
+        self._more = threading.Condition()
+        self._serial = self._qmp = None
+        self._runs = 0
+
+    # -- power -------------------------------------------------------------
+    def command(self):
+        argv = [*self._wrap, qemu_binary(), "-nodefaults", "-no-user-config", "-no-reboot",
+                "-machine", "pc,graphics=off", *accel_args(self._vmlinuz),
+                "-m", str(self._mem), "-smp", str(self._smp),
+                "-display", "none", "-device", "virtio-rng-pci",
+                "-chardev", f"socket,id=con,path={self.dir}/con",
+                "-serial", "chardev:con",
+                "-chardev", f"socket,id=qmp,path={self.dir}/qmp",
+                "-mon", "chardev=qmp,mode=control"]
+        net = "user,id=n0" if self._net == "user" else self._net
+        if self._tftp:
+            net += f",tftp={self._tftp},bootfile={self._bootfile}"
+        argv += ["-netdev", net,
+                 "-device", f"{self._nic},netdev=n0,id=card,bootindex=1"]
+        if self._kernel and not self._tftp:
+            argv += ["-kernel", str(self._vmlinuz), "-append", self.cmdline]
+            if self._initramfs is not False:
+                argv += ["-initrd", str(self._initramfs or self._kernel.initramfs)]
+        return argv + self._args
+
+    def start(self):
+        listeners = [self._listen("con"), self._listen("qmp")]
+        self._qemu_log = open(self.dir / "qemu.log", "w+b")
+        self.process = subprocess.Popen(
+            self.command(), stdin=subprocess.DEVNULL, stdout=self._qemu_log,
+            stderr=self._qemu_log, start_new_session=True, preexec_fn=die_with_parent)
+        try:
+            self._serial, self._qmp = (self._accept(sock) for sock in listeners)
+        finally:
+            for sock in listeners:
+                sock.close()
+        self._qmp_file = self._qmp.makefile("rw")
+        self._qmp_file.readline()
+        self.qmp("qmp_capabilities")
+        threading.Thread(target=self._read_console, daemon=True).start()
+        return self
+
+    def _listen(self, name):
+        sock = socket.socket(socket.AF_UNIX)
+        sock.bind(str(self.dir / name))
+        sock.listen(1)
+        sock.settimeout(0.2)
+        return sock
+
+    def _accept(self, sock):
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline and self.process.poll() is None:
+            try:
+                conn = sock.accept()[0]
+                conn.settimeout(None)
+                return conn
+            except socket.timeout:
+                pass
+        self.kill()
+        raise StationError(f"QEMU does not start: {self._qemu_said()}")
+
+    def _qemu_said(self):
+        return (self.dir / "qemu.log").read_text(errors="replace").strip()
+
+    def running(self):
+        return self.process is not None and self.process.poll() is None
+
+    def kill(self):
+        """Pull the plug."""
+        if self.running():
+            self.process.kill()
+        if self.process:
+            self.process.wait()
+
+    def wait_off(self, timeout=120):
+        """Wait until the machine is off."""
+        try:
+            self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            raise self.error(f"the station is still on after {timeout} s") from None
+        if self.process.returncode != 0:
+            raise self.error(f"QEMU ended with {self.process.returncode}: {self._qemu_said()}")
+        if "Kernel panic" in self.console:
+            raise self.error("the kernel panicked")
+
+    def poweroff(self, timeout=120, command="poweroff"):
+        """Ask the station's shell to power off, and wait until it has."""
+        self.send(command + "\n")
+        self.wait_off(timeout)
+
+    # -- console -----------------------------------------------------------
+    def _read_console(self):
+        # Incremental: a character may be cut in two by what one recv() brings.
+        decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+        with open(self.console_path, "ab") as log:
+            while True:
+                try:
+                    data = self._serial.recv(65536)
+                except OSError:
+                    data = b""
+                if data:
+                    log.write(data)
+                    log.flush()
+                    if self._echo:
+                        self._echo(data)
+                with self._more:
+                    if data:
+                        self._text += decode(data)
+                    else:
+                        self._closed = True
+                    self._more.notify_all()
+                if not data:
+                    return
+
+    _closed = False
+
+    @property
+    def console(self):
+        """All the console has said, without terminal escapes."""
+        with self._more:
+            return ESCAPES.sub("", self._text).replace("\r", "")
+
+    def console_tail(self, lines=60):
+        return "\n".join(self.console.splitlines()[-lines:])
+
+    def error(self, what):
+        return StationError(f"{what}\n--- the station's console, its end ---\n{self.console_tail()}")
+
+    def send(self, text):
+        """Type text (or bytes) on the console."""
+        self._serial.sendall(text.encode() if isinstance(text, str) else text)
+
+    def expect(self, pattern, timeout=COMMAND_SECONDS, clean=False):
+        """Wait for a regular expression in what the console says from here on
+        (after the last match); returns the match. clean=True takes kernel
+        messages out first."""
+        regex = re.compile(pattern)
+        deadline = time.monotonic() + timeout
+        with self._more:
+            while True:
+                text = self._text[self._seen:]
+                seen_to = None
+                if clean:
+                    match = regex.search(PRINTK.sub("", ESCAPES.sub("", text)))
+                    seen_to = len(self._text) if match else None
+                else:
+                    match = regex.search(text)
+                    seen_to = self._seen + match.end() if match else None
+                if match:
+                    self._seen = seen_to
+                    return match
+                left = deadline - time.monotonic()
+                if self._closed or left <= 0:
+                    break
+                self._more.wait(left)
+        why = "the station went off" if self._closed else f"{timeout} s have passed"
+        raise self.error(f"expected {pattern!r} on the console, but {why}")
+
+    def wait_for_root(self, timeout=BOOT_SECONDS):
+        """Wait until the default root is up and its shell answers."""
+        self.expect(ROOT_REACHED, timeout)
+        self.expect(r"station:\S*# ")
+
+    def run(self, command, timeout=COMMAND_SECONDS, check=True):
+        """Run a command in the shell on the console. Returns what it printed;
+        with check=False (output, status). The markers are typed in two
+        halves so that the echo of what we type is not taken for them."""
+        self._runs += 1
+        n = self._runs
+        self.send(f'echo "@@""{n}<"; {command}\necho "@@""{n}>$?@"\n')
+        match = self.expect(rf"@@{n}<\r*\n([\s\S]*)@@{n}>(\d+)@", timeout, clean=True)
+        output = self._without_echo(match.group(1), n)
+        status = int(match.group(2))
+        if not check:
+            return output, status
+        if status:
+            raise self.error(f"{command!r} ended with status {status}:\n{output}")
+        return output
+
+    @staticmethod
+    def _without_echo(text, n):
+        """What is left when the prompt and the echo of the end marker's
+        command are taken out. The terminal may have wrapped it, or echoed only
+        the tail of it: bash turns the echo on when it runs a command, amid
+        what we type ahead."""
+        typed = f'echo "@@""{n}>$?@"'
+        lines = text.replace("\r", "").split("\n")
+        return "\n".join(line for line in lines if not (
+            f'"@@""{n}>' in line or (line and typed.endswith(line)))).strip()
+
+    # -- machine -----------------------------------------------------------
+    def qmp(self, command, **arguments):
+        self._qmp_file.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+        self._qmp_file.flush()
+        while True:
+            answer = json.loads(self._qmp_file.readline())
+            if "return" in answer:
+                return answer["return"]
+            if "error" in answer:
+                raise StationError(f"QMP {command}: {answer['error']}")
+
+    def unplug_cable(self):
+        self.qmp("set_link", name="card", up=False)
+
+    def plug_cable(self):
+        self.qmp("set_link", name="card", up=True)
+
+    # -- with --------------------------------------------------------------
+    def __enter__(self):
+        return self.start()
+
+    def close(self):
+        self.kill()
+        for sock in (self._serial, self._qmp):
+            if sock:
+                sock.close()
+        self._dir.cleanup()
+
+    def __exit__(self, kind, value, trace):
+        self.close()

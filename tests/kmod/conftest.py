@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The driver's test rig: one station a file, with nb.ko loaded and no root.
+
+rig             a running Rig: .run(), .ctl("attach ..."), .sysfs("state")
+server          a FaultServer, whose address a rig knows as at(server)
+
+$NB_DEBUG_KERNEL=1 boots "mkkernel debug" (KASAN, lockdep, kmemleak) instead of a
+distribution's. After every test the kernel log must be free of complaints.
+"""
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+TOP = HERE.parents[1]
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from faultserver import FaultServer  # noqa: E402
+from harness.kernel import BUILD, kernel, own_kernel  # noqa: E402
+from harness.station import Station  # noqa: E402
+
+COMPLAINTS = re.compile(
+    r"BUG|WARNING|Oops|KASAN|UBSAN|INFO: |possible .* detected|general protection|"
+    r"sleeping function|refcount_t|hung|stall|unreferenced object")
+# What a debug kernel says of itself, not of anyone's mistake.
+PEACEFUL = re.compile(r"lockdep|kasan: KernelAddressSanitizer|hung_task|debug_kmemleak")
+
+
+def at(server):
+    """The server's address, as a station on QEMU's own network sees it."""
+    return f"10.0.2.2:{server.port}"
+
+
+def debug_kernel():
+    k = own_kernel("debug")
+    subprocess.run(["make", "-C", TOP / "kmod", f"KVER={k.kver}", f"KDIR={k.kdir}", "WERROR=1"],
+                   check=True, capture_output=True)
+    return k
+
+
+def rig_image(k, tmp):
+    extra = tmp / "extra"
+    shutil.copytree(HERE / "rig", extra)
+    busybox = next(p for p in (Path("/bin/busybox"), BUILD / "debs/busybox-static/bin/busybox")
+                   if p.exists())
+    subprocess.run(
+        [TOP / "initramfs/mkinitramfs", "-k", k.kver, "-m", k.modroot, "-n", k.module,
+         "-c", TOP / "nbd-client-static/nbd-client", "-b", busybox, "-o", tmp / "rig.img"],
+        env=dict(os.environ, EXTRA=str(extra)), check=True, capture_output=True)
+    return tmp / "rig.img"
+
+
+class Rig(Station):
+    def boot(self):
+        self.start()
+        self.expect("the rig is up", 180)
+        self.expect(r"station:\S*# ")
+        self.run("echo 1 >/proc/sys/kernel/printk")     # see dmesg()
+        return self
+
+    def ctl(self, line, timeout=60):
+        """A command to /dev/nb-control: (did it work?, its answer)."""
+        out, status = self.run(f"ctl '{line}'", timeout, check=False)
+        return status == 0, re.sub(r"^(sh|/bin/ctl|printf|ctl): .*\n?", "", out, flags=re.M).strip()
+
+    def attach(self, *servers, dev="nb0", more="", timeout=60):
+        words = " ".join(f"server={at(s)}" for s in servers)
+        ok, answer = self.ctl(f"attach dev={dev} {words} {more}".strip(), timeout)
+        assert ok, answer
+        return answer
+
+    def detach(self, dev="nb0", more=""):
+        ok, answer = self.ctl(f"detach dev={dev} {more}".strip())
+        assert ok, answer
+
+    def sysfs(self, name, dev="nb0"):
+        return self.run(f"cat /sys/block/{dev}/nb/{name}")
+
+    def wait_state(self, state, timeout=60, dev="nb0"):
+        self.run(f"n=0; until grep -qx {state} /sys/block/{dev}/nb/state; "
+                 f"do n=$((n+1)); [ $n -lt {timeout * 5} ] || break; sleep 0.2; done; "
+                 f"grep -qx {state} /sys/block/{dev}/nb/state", timeout + 10)
+
+    def dmesg(self):
+        """The kernel log of this test. Its time stamps lose their brackets: the
+        harness takes lines that have them out of what commands print."""
+        return self.run(r"dmesg | sed 's/^\[ *\([0-9.]*\)\]/\1/'")
+
+    def complaints(self):
+        return [line for line in self.dmesg().splitlines()
+                if COMPLAINTS.search(line) and not PEACEFUL.search(line)]
+
+
+    def leaves_nothing_behind(self):
+        """Nothing of the driver's is lost, and it can be unloaded. (Only objects
+        that are 5 seconds old are reported, and only found lost the second time.)"""
+        self.run("mount -t debugfs debugfs /sys/kernel/debug 2>/dev/null; sleep 6; "
+                 "for i in 1 2; do echo scan >/sys/kernel/debug/kmemleak; done", 180)
+        lost = self.run("cat /sys/kernel/debug/kmemleak", 120)
+        assert "[nb]" not in lost, lost
+        self.run("rmmod nb")
+        assert not self.complaints()
+
+
+@pytest.fixture(scope="session")
+def rig_kernel():
+    return debug_kernel() if os.environ.get("NB_DEBUG_KERNEL") else kernel()
+
+
+@pytest.fixture(scope="session")
+def image(rig_kernel, tmp_path_factory):
+    return rig_image(rig_kernel, tmp_path_factory.mktemp("rig"))
+
+
+@pytest.fixture(scope="module")
+def module_rig(rig_kernel, image):
+    with Rig(rig_kernel, initramfs=image, root=None, mem=1024, append="quiet") as rig_:
+        yield rig_.boot()
+        if os.environ.get("NB_DEBUG_KERNEL"):
+            rig_.leaves_nothing_behind()
+
+
+# with Station() as s: starts; a Rig is started by boot().
+Rig.__enter__ = lambda self: self
+
+
+@pytest.fixture
+def rig(request, module_rig):
+    request.node.watched = [("station", module_rig)]
+    module_rig.run("dmesg -c >/dev/null")
+    yield module_rig
+    module_rig.plug_cable()
+    for dev in module_rig.run("ls -d /sys/block/nb[0-9]* 2>/dev/null", check=False)[0].split():
+        module_rig.ctl(f"detach dev={dev.rsplit('/', 1)[-1]} force=1")
+    assert not module_rig.complaints()
+
+
+@pytest.fixture
+def server():
+    with FaultServer() as s:
+        yield s

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Several connections of one device: as many as the server allows, and a death
+among them is nobody's business but the driver's."""
+import re
+import time
+
+import pytest
+
+from conftest import Rig
+from faultserver import FaultServer
+from harness import wire
+
+MULTI = FaultServer.FLAGS | wire.NBD_FLAG_CAN_MULTI_CONN
+
+
+@pytest.fixture(scope="module")
+def module_rig(rig_kernel, image):
+    """A station of four processors, so that it has four queues."""
+    with Rig(rig_kernel, initramfs=image, root=None, mem=1024, smp=4, append="quiet") as rig_:
+        yield rig_.boot()
+
+
+@pytest.fixture
+def server():
+    with FaultServer(flags=MULTI) as s:
+        yield s
+
+
+def wait_connections(rig, n, timeout=60):
+    rig.run(f"n=0; until [ $(cat /sys/block/nb0/nb/connections) = {n} ]; "
+            f"do n=$((n+1)); [ $n -lt {timeout * 5} ]; sleep 0.2; done", timeout + 10)
+
+
+def busy(rig, n, seconds=3):
+    """Something for every queue to do, on processor n: once at least, however slow that is."""
+    return (f"taskset {1 << n:x} sh -c 'end=$(($(date +%s)+{seconds})); while "
+            f"dd if=/tmp/w of=/dev/nb0 bs=16k seek=$((64*{n})) count=64 oflag=direct conv=notrunc || echo FAI\"\"LED; "
+            f"dd if=/dev/nb0 bs=16k skip=$((64*{n})) count=64 iflag=direct | cmp - /tmp/w || echo FAI\"\"LED; "
+            f"[ $(date +%s) -lt $end ]; do :; done' 2>/dev/null")
+
+
+@pytest.mark.parametrize("flags, more, n", [
+    (MULTI, "", 4), (MULTI, "conns=2", 2), (MULTI, "conns=16", 4), (FaultServer.FLAGS, "conns=4", 1),
+])
+def test_as_many_connections_as_the_server_allows(rig, server, flags, more, n):
+    """One for a server that does not promise a common cache to all of them."""
+    server.flags = flags
+    rig.attach(server, more=more)
+    assert rig.sysfs("connections") == str(n) and server.connections == n
+    rig.run("dd if=/dev/urandom of=/tmp/w bs=1M count=1 2>/dev/null; " +
+            " ".join(busy(rig, i, 1) + " &" for i in range(4)) + " wait")
+    assert "FAILED" not in rig.console
+    assert len({id(c) for c in server.carried}) == n
+
+
+def test_one_of_four_is_killed(rig, server):
+    """Its requests go to the other three; it is made again beside them."""
+    rig.attach(server)
+    rig.run("dd if=/dev/urandom of=/tmp/w bs=1M count=1 2>/dev/null")
+    n = int(rig.sysfs("connections"))       # a kernel may know fewer processors
+    assert n >= 2
+    for i in range(n):
+        rig.send(busy(rig, i, 8) + " &\n")
+    for i in range(n):
+        time.sleep(1)
+        wait_connections(rig, n)
+        server.open[0].reset()
+    rig.run("wait", 120)
+    assert "FAILED" not in rig.console
+    wait_connections(rig, n)
+    log = rig.dmesg()
+    assert len(re.findall(r"connection \d lost: closed by the server", log)) == n
+    assert "connection lost" not in log
+    assert rig.sysfs("reconnects") == "0"
+    assert "i/o error" not in log.lower()
+
+
+def test_a_reply_on_the_wrong_connection(rig, server):
+    """A server that answers one connection's read on another one: the other
+    one is given up, and no data comes from there."""
+    rig.attach(server)
+    server.data[:4096] = b"x" * 4096
+    rig.run("dd if=/dev/urandom of=/tmp/w bs=1M count=1 2>/dev/null")
+
+    def stray(conn, req):
+        other = next(c for c in server.open if c is not conn)
+        server.hook = None
+        other.reply(req.cookie, data=b"y" * req.length)
+        conn.carry_out(req)
+        return True
+    server.hook = stray
+    n = int(rig.sysfs("connections"))
+    assert rig.run("dd if=/dev/nb0 bs=4k count=1 iflag=direct 2>/dev/null | tr -d x | wc -c") == "0"
+    wait_connections(rig, n)
+    assert "a reply to no request in flight" in rig.dmesg()
+
+
+@pytest.mark.long
+def test_all_die_at_once(rig, server):
+    rig.attach(server)
+    rig.run("dd if=/dev/urandom of=/tmp/w bs=1M count=1 2>/dev/null")
+    for i in range(4):
+        rig.send(busy(rig, i, 6) + " &\n")
+    for _ in range(3):
+        time.sleep(1)
+        server.die()
+        time.sleep(0.5)
+        server.listen()
+    rig.run("wait", 120)
+    assert "FAILED" not in rig.console
+    wait_connections(rig, 4)
+    assert int(rig.sysfs("reconnects")) >= 1
+    assert "i/o error" not in rig.dmesg().lower()
+
+
+@pytest.mark.long
+def test_a_server_that_takes_only_one_after_all(rig, server):
+    """It promises several, then refuses all but the first: one is enough, and
+    it is not hammered."""
+    rig.attach(server, more="conns=1")
+    rig.detach()
+    server.limit = 1
+    before = server.connections
+    rig.attach(server)
+    assert rig.sysfs("connections") == "1" and rig.sysfs("state") == "live"
+    rig.run("dd if=/dev/nb0 of=/dev/null bs=1M count=4 iflag=direct 2>/dev/null")
+    time.sleep(6)
+    assert server.refused < 12 and server.connections == before + 1
+    server.limit = None
+    wait_connections(rig, 4)

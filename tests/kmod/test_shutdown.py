@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The station goes down with its devices attached: what was written is flushed,
+the server hears goodbye, and a dead server does not keep the machine on."""
+import subprocess
+import time
+
+import pytest
+
+from conftest import Rig
+from harness import wire
+
+
+@pytest.fixture
+def station(rig_kernel, image, server):
+    with Rig(rig_kernel, initramfs=image, root=None, mem=512, append="quiet") as rig:
+        rig.boot()
+        rig.attach(server)
+        rig.run("dd if=/dev/urandom of=/dev/nb0 bs=64k count=4 oflag=direct 2>/dev/null")
+        yield rig
+
+
+def test_going_down_flushes_and_says_goodbye(station, server):
+    assert wire.NBD_CMD_FLUSH not in server.kinds()
+    station.send("reboot -f\n")
+    station.wait_off(60)
+    end = time.monotonic() + 20
+    while server.open and time.monotonic() < end:
+        time.sleep(0.1)
+    assert server.kinds()[-2:] == [wire.NBD_CMD_FLUSH, wire.NBD_CMD_DISC]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("dead", [True, False])
+def test_a_dead_server_does_not_keep_the_machine_on(station, server, dead):
+    """Gone, or deaf to the flush: after some seconds the machine goes all the same."""
+    if dead:
+        server.die()
+        station.wait_state("recovering")
+    else:
+        server.hook = lambda conn, req: True
+    before = time.monotonic()
+    station.send("reboot -f\n")
+    station.wait_off(90)
+    assert time.monotonic() - before < 60
+
+
+def test_who_writes_to_the_end_gets_no_error(station, server, tmp_path):
+    """A root that is still mounted and written to would panic at the first one,
+    and the machine would not go down at all."""
+    disk = tmp_path / "disk"
+    subprocess.run(["mke2fs", "-q", "-t", "ext4", disk, "16M"], check=True)
+    server.data[:] = disk.read_bytes()
+    station.run("mkdir -p /mnt && mount -t ext4 -o errors=panic /dev/nb0 /mnt && echo 7 >/proc/sys/kernel/printk")
+    station.send("for i in 1 2 3 4; do while :; do dd if=/dev/zero of=/mnt/f$i bs=4k count=9 conv=fsync; done "
+                 "2>/dev/null & done; sleep 1; reboot -f\n")
+    station.wait_off(60)
+    for trouble in ("I/O error", "EXT4-fs error", "Aborting journal"):
+        assert trouble not in station.console

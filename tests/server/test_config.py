@@ -1,0 +1,297 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The configuration file: what it does, and how strict it is."""
+import os
+import struct
+import subprocess
+
+import os
+
+import pytest
+
+from harness import wire
+from harness.server import Server, ServerError, binary
+from raw import MIB, Raw, check_serves, go_data, option
+
+GO = wire.NBD_OPT_GO
+
+
+@pytest.fixture
+def configured(make_server, image):
+    """configured(text): a server of it; {image} and the address are put in."""
+
+    def make(text, generic=""):
+        server = make_server(config="[generic]\nport = {port}\nlistenaddr = 127.0.0.1\n" + generic
+                             + "\n" + text.replace("IMAGE", str(image)))
+        return server
+
+    return make
+
+
+def refused(c, name):
+    (kind, text), = c.option(GO, go_data(name))
+    return kind, text.decode()
+
+
+# -- what it does ----------------------------------------------------------
+
+def test_exports(configured, content):
+    server = configured("[lab]\nexportname = IMAGE\nreadonly = true\ndescription = a lab\nfilesize = 1m\n")
+    with Raw(server) as c:
+        c.hello()
+        replies = c.option(wire.NBD_OPT_INFO, go_data(b"lab", [1, 2]))
+        infos = {struct.unpack(">H", d[:2])[0]: d[2:] for k, d in replies if k == wire.NBD_REP_INFO}
+        assert infos[wire.NBD_INFO_NAME] == b"lab"
+        assert infos[wire.NBD_INFO_DESCRIPTION] == b"a lab"
+        kind, text = refused(c, b"")
+        assert kind == wire.NBD_REP_ERR_UNKNOWN and text == 'no export ""'
+    with Raw(server) as c:
+        c.go(b"lab")
+        assert c.size == MIB and c.flags & wire.NBD_FLAG_READ_ONLY
+        assert c.read(0, MIB) == content[:MIB]
+
+
+def test_default_export(configured):
+    check_serves(configured("[]\nexportname = IMAGE\n"))
+
+
+def test_list_is_closed_unless_allowed(configured):
+    server = configured("[lab]\nexportname = IMAGE\n")
+    with Raw(server) as c:
+        c.hello()
+        (kind, text), = c.option(wire.NBD_OPT_LIST)
+        assert kind == wire.NBD_REP_ERR_POLICY and b"allowlist" in text
+        # And a wrong name does not give a right one away.
+        assert refused(c, b"x") == (wire.NBD_REP_ERR_UNKNOWN, 'no export "x"')
+
+
+@pytest.mark.parametrize("key,flag,command", [
+    ("flush", wire.NBD_FLAG_SEND_FLUSH, wire.NBD_CMD_FLUSH),
+    ("trim", wire.NBD_FLAG_SEND_TRIM, wire.NBD_CMD_TRIM)])
+def test_features_switched_off(configured, key, flag, command):
+    server = configured(f"[a]\nexportname = IMAGE\n{key} = false\n")
+    with Raw(server) as c:
+        c.go(b"a")
+        assert not c.flags & flag
+        length = 0 if command == wire.NBD_CMD_FLUSH else 512
+        assert c.simple(command, 0, length) == wire.NBD_EINVAL
+
+
+def test_fua_switched_off(configured):
+    server = configured("[a]\nexportname = IMAGE\nfua = 0\nrotational = 1\n")
+    with Raw(server) as c:
+        c.go(b"a")
+        assert not c.flags & wire.NBD_FLAG_SEND_FUA and c.flags & wire.NBD_FLAG_ROTATIONAL
+        assert c.write(0, b"x" * 512, wire.NBD_CMD_FLAG_FUA) == wire.NBD_EINVAL
+        assert c.write(0, b"x" * 512) == 0
+
+
+def test_maxconnections_counts_open_ones(configured):
+    """Not all there ever were, as another server does."""
+    server = configured("[a]\nexportname = IMAGE\nmaxconnections = 2\n")
+    for _ in range(5):
+        with Raw(server) as one, Raw(server) as two, Raw(server) as three:
+            one.go(b"a")
+            two.go(b"a")
+            three.hello()
+            kind, text = refused(three, b"a")
+            assert kind == wire.NBD_REP_ERR_POLICY and "maxconnections = 2" in text
+            assert three.option(wire.NBD_OPT_INFO, go_data(b"a"))[-1][0] == wire.NBD_REP_ACK
+            three.send(option(wire.NBD_OPT_EXPORT_NAME, b"a"))
+            assert three.closed()
+            one.disconnect()
+            two.disconnect()
+
+
+@pytest.mark.parametrize("rules,opens", [
+    ("127.0.0.1\n", True),
+    ("# nobody\n\n  127.0.0.0/8   # this machine\n", True),
+    ("0.0.0.0/0\n", True),
+    ("10.0.0.1\n127.0.0.1/32\n", True),
+    ("127.0.0.10\n127.0.0.\n", None),
+    ("127.0.0.10\n", False),
+    ("127.0.0.2/31\n", False),
+    ("127.0.0.0/31\n", True),
+    ("::1\n2001:db8::/32\n::/0\n", False),
+    ("", False),
+    ("127.0.0.1/33\n", None),
+    ("127.0.0.1/\n", None),
+    ("127.0.0.1/-1\n", None),
+    ("localhost\n", None),
+])
+def test_authfile(configured, tmp_path, rules, opens):
+    """None: the server does not start with it. CVE-2013-6410: 10.0.0.1 is not
+    the beginning of 10.0.0.10."""
+    auth = tmp_path / "auth"
+    auth.write_text(rules)
+    config = f"[a]\nexportname = IMAGE\nauthfile = {auth}\n"
+    if opens is None:
+        with pytest.raises(ServerError, match=f"{auth}:[0-9]+: .* is not an address"):
+            configured(config)
+        return
+    server = configured(config, "allowlist = true")
+    with Raw(server) as c:
+        c.hello()
+        listed = [k for k, _ in c.option(wire.NBD_OPT_LIST)].count(wire.NBD_REP_SERVER)
+        assert listed == (1 if opens else 0)
+        if opens:
+            assert c.option(GO, go_data(b"a"))[-1][0] == wire.NBD_REP_ACK
+        else:
+            assert refused(c, b"a") == (wire.NBD_REP_ERR_POLICY, 'export "a" is not open to this address')
+
+
+@pytest.mark.parametrize("rules,writes", [
+    ("127.0.0.1\n", True),
+    ("127.0.0.1 readonly\n", False),
+    ("127.0.0.1\treadonly # the one by the door\n0.0.0.0/0\n", False),
+    ("127.0.0.2 readonly\n127.0.0.1\n127.0.0.0/8 readonly\n", True),
+    ("127.0.0.1 readwrite\n", None),
+])
+def test_authfile_that_lets_only_read(configured, image, tmp_path, rules, writes):
+    """The first line that names the address says which."""
+    auth = tmp_path / "auth"
+    auth.write_text(rules)
+    config = f"[a]\nexportname = IMAGE\nauthfile = {auth}\n"
+    if writes is None:
+        with pytest.raises(ServerError, match='"readwrite" behind an address; only "readonly" may be there'):
+            configured(config)
+        return
+    server = configured(config)
+    with Raw(server) as c:
+        c.go(b"a")
+        assert bool(c.flags & wire.NBD_FLAG_READ_ONLY) is not writes
+        assert bool(c.flags & wire.NBD_FLAG_SEND_TRIM) is writes
+        before = c.read(0, 512)
+        assert c.write(0, b"w" * 512) == (0 if writes else wire.NBD_EPERM)
+        assert c.read(0, 512) == (b"w" * 512 if writes else before)
+
+
+def test_authfile_that_goes_closes_the_export(configured, tmp_path):
+    auth = tmp_path / "auth"
+    auth.write_text("127.0.0.1\n")
+    server = configured(f"[a]\nexportname = IMAGE\nauthfile = {auth}\n")
+    check_serves(server, b"a")
+    auth.unlink()
+    with Raw(server) as c:
+        c.hello()
+        assert refused(c, b"a")[0] == wire.NBD_REP_ERR_POLICY
+    server.wait_log("without its authfile an export is closed to everybody")
+    auth.write_text("127.0.0.1\n")
+    check_serves(server, b"a")
+
+
+def test_includedir(make_server, image, tmp_path):
+    more = tmp_path / "more.d"
+    more.mkdir()
+    (more / "a.conf").write_text(f"[a]\nexportname = {image}\nreadonly = true\n")
+    (more / "b.conf").write_text(f"[b]\nexportname = {image}\nreadonly = true\n")
+    (more / "c.conf~").write_text("not this one")
+    server = make_server(config=f"[generic]\nport={{port}}\nlistenaddr=127.0.0.1\nincludedir = {more}\n")
+    for name in (b"a", b"b"):
+        check_serves(server, name)
+    (more / "c.conf").write_text("[generic]\nport = 1\n")
+    server.stop()
+    with pytest.raises(ServerError, match=f"{more}/c.conf:1: .generic. in a file that is included"):
+        server.start()
+
+
+def test_command_line_besides(make_server, image, tmp_path):
+    """PORT and FILE given besides: its port wins, and "" is one more export."""
+    other = tmp_path / "other"
+    other.write_bytes(b"o" * MIB)
+    config = tmp_path / "config"
+    config.write_text(f"[generic]\nport = 1\n[lab]\nexportname = {other}\n")
+    server = make_server(image, options=["-C", config])
+    check_serves(server)
+    check_serves(server, b"lab")
+
+
+def test_readonly_on_the_command_line_holds_for_all(make_server, image, tmp_path):
+    server = make_server(options=["-r"], config=f"[generic]\nport={{port}}\nlistenaddr=127.0.0.1\n"
+                                                f"[a]\nexportname={image}\nreadonly = false\n")
+    with Raw(server) as c:
+        c.go(b"a")
+        assert c.flags & wire.NBD_FLAG_READ_ONLY
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_user(configured):
+    server = configured("[a]\nexportname = IMAGE\n", "user = nobody\ngroup = nogroup")
+    with open(f"/proc/{server.pid}/status") as f:
+        ids = dict(line.split(":", 1) for line in f)
+    assert ids["Uid"].split() == ["65534"] * 4 and ids["Gid"].split() == ["65534"] * 4
+    assert ids["Groups"].split() in ([], ["65534"])
+    check_serves(server, b"a")
+
+
+# -- how strict it is ------------------------------------------------------
+
+WRONG = [
+    ("[a]\nexportname = IMAGE\nread_only = true\n", 3, 'unknown key "read_only"; did you mean "readonly"?'),
+    ("[a]\nexportname = IMAGE\nReadOnly = true\n", 3, 'did you mean "readonly"?'),
+    ("[a]\nexportnme = IMAGE\n", 2, 'did you mean "exportname"?'),
+    ("[a]\nexportname = IMAGE\nfrobnicate = 1\n", 3, 'unknown key "frobnicate"; nbd-server(5)'),
+    ("[a]\nexportname = IMAGE\nport = 1\n", 3, '"port" belongs into [generic]'),
+    ("[generic]\nreadonly = true\n", 2, '"readonly" belongs into the section of an export'),
+    ("[a]\nexportname = IMAGE\nreadonly = yes\n", 3, 'readonly = "yes": write true or false'),
+    ("[a]\nexportname = IMAGE\nreadonly =\n", 3, 'readonly = "": write true or false'),
+    ("[a]\nexportname = IMAGE\nfilesize = big\n", 3, 'filesize = "big": not a size'),
+    ("[a]\nexportname = IMAGE\nmaxconnections = -1\n", 3, 'maxconnections = "-1": not a number'),
+    ("[a]\nexportname = image\n", 2, 'exportname = "image": not an absolute path'),
+    ("[a]\n\n# nothing\n", 3, 'export "a" (CONFIG:1) has no exportname'),
+    ("[a]\n[b]\nexportname = IMAGE\n", 2, 'export "a" (CONFIG:1) has no exportname'),
+    ("[a]\nexportname = IMAGE\ncopyonwrite = maybe\n", 3, 'copyonwrite = "maybe": write true or false'),
+    ("[a]\nexportname = IMAGE\nvirtstyle = iphash\n", 3, "this server does not put addresses into names of files"),
+    ("[generic]\nport = http\n", 2, 'port = "http": not a port'),
+    ("[generic]\nport = 0\n", 2, 'port = "0": not a port'),
+    ("port = 1\n", 1, "a key before the first section"),
+    ("[a\n", 1, "a section is a name in brackets"),
+    ("[a] x\n", 1, "a section is a name in brackets"),
+    ("[a]\nexportname\n", 2, "neither [SECTION] nor KEY = VALUE"),
+    ("[" + "n" * 257 + "]\n", 1, "at most 256 bytes"),
+    ("[a]\n\x00exportname = IMAGE\n", 2, "a zero byte"),
+    ("[a]\nexportname = IMAGE\n[a]\nexportname = IMAGE\n", 3, "defined twice"),
+    ("[a]\nexportname = /nonexistent\n", 1, "/nonexistent: No such file"),
+    ("[a]\nexportname = IMAGE\nauthfile = /nonexistent\n", 1, "/nonexistent: No such file"),
+]
+
+
+@pytest.mark.parametrize("text,line,says", WRONG)
+def test_wrong_line_is_named(image, tmp_path, text, line, says):
+    config = tmp_path / "config"
+    config.write_text(text.replace("IMAGE", str(image)))
+    done = subprocess.run([binary(), "-n", "-C", str(config)], text=True, timeout=20,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 1
+    assert f"nbd-server: {config}:{line}: " in done.stdout
+    assert says.replace("CONFIG", str(config)) in done.stdout
+
+
+@pytest.mark.parametrize("text,says", [
+    ("", "no export in it; add a section"), ("# nothing\n", "no export in it"),
+    ("[generic]\n", "no export in it"),
+    pytest.param("[a]\n" + "#" * (1 << 20), "not a configuration file", id="a megabyte")])
+def test_wrong_as_a_whole(tmp_path, text, says):
+    config = tmp_path / "config"
+    config.write_text(text)
+    done = subprocess.run([binary(), "-n", "-C", str(config)], text=True, timeout=20,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 1 and f"{config}: " in done.stdout and says in done.stdout
+
+
+def test_wrong_user(image, tmp_path):
+    server = Server(config=f"[generic]\nport={{port}}\nlistenaddr=127.0.0.1\nuser = nobody-here\n[a]\nexportname={image}\n")
+    with pytest.raises(ServerError, match="user = nobody-here: no such user"):
+        server.start()
+
+
+def test_a_file_of_the_other_server(configured):
+    """Its features that are off here are no error when they are off there."""
+    check_serves(configured("[a]\nexportname = IMAGE\n" + "".join(
+        f"{key} = false\n" for key in ("multifile", "copyonwrite", "sparse_cow", "sdp", "sync",
+                                       "temporary", "waitfile", "treefiles", "splice", "force_tls")),
+                            "oldstyle = false\nduallisten = false\n"), b"a")
+
+
+def test_white_space_and_line_ends(configured):
+    check_serves(configured("\t[a] \r\n\texportname=IMAGE\t\r\n ; comment\r\n\r\n  readonly   =   false  \r\n"), b"a")

@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: GPL-2.0
+"""Every example of the server's manual pages and of docs/server.md is run:
+configurations are served, commands end with status 0. Only what stands for the
+reader's own is replaced: the folders of images and of configuration, the port,
+and where the control socket is."""
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.server import Server, binary, free_port
+from raw import MIB, Raw, check_serves
+from session import Station
+
+TOP = Path(__file__).resolve().parents[2]
+PAGES = ["docs/man/nbd-server.1", "docs/man/nbd-server.5", "docs/server.md", "server/server.conf.example"]
+
+
+def blocks(page):
+    """The examples of a page, as text."""
+    text = (TOP / page).read_text()
+    if page.endswith(".md"):
+        return [b for _, b in re.findall(r"^```(ini|sh)\n(.*?)^```$", text, re.M | re.S)]
+    if page.endswith(".conf.example"):
+        # What is commented out is an example as well.
+        return [re.sub(r"^#(?=\s*(\[|\w+ = |\t))\s*", "", text.replace("\t# ", "\t"), flags=re.M)]
+    return [b.replace("\\-", "-") for b in re.findall(r"^\.EX\n(.*?)^\.EE$", text, re.M | re.S)]
+
+
+def examples(config):
+    found = []
+    for page in PAGES:
+        for number, block in enumerate(blocks(page)):
+            is_config = re.search(r"^\s*\[", block, re.M) is not None
+            if is_config == config:
+                found.append(pytest.param(block, id=f"{Path(page).name}-{number}"))
+    return found
+
+
+@pytest.fixture
+def place(tmp_path):
+    """place(text): with the reader's folders made, and put into tmp_path."""
+    for folder in ("srv/nbdroot", "etc/nbdroot/server.d", "run/nbdroot", "dev/vg0", "var"):
+        (tmp_path / folder).mkdir(parents=True)
+    for image in ("srv/lab.img", "srv/root.img", "srv/home.img", "srv/nbdroot/root.img", "dev/vg0/home",
+                  "dev/vg0/root", "new.img", "root.img"):
+        (tmp_path / image).write_bytes(b"i" * MIB)
+    for rules in ("home.allow", "lab.allow"):
+        (tmp_path / "etc/nbdroot" / rules).write_text("127.0.0.1\n")
+    (tmp_path / "etc/nbdroot/stations").write_text("127.0.0.1 pc7\n")
+
+    def put(text):
+        return re.sub(r"(?<![\w.])/(srv|etc|run|dev|var)/", rf"{tmp_path}/\1/", text)
+
+    return put
+
+
+def serveable(text, put, tmp_path):
+    """The text with an address, a port and a folder of its own."""
+    text = put(text)
+    text = re.sub(r"^\s*(listenaddr|user|group|metricsport|includedir) = .*$", "", text, flags=re.M)
+    if "[generic]" not in text:
+        text = "[generic]\nport = 1\n" + text
+    assert "port = " in text
+    text = re.sub(r"^\s*port = \d+$", f"port = {{port}}\nlistenaddr = 127.0.0.1\nstatedir = {tmp_path}/var/nbdroot",
+                  text, count=1, flags=re.M)
+    return text
+
+
+@pytest.mark.parametrize("text", examples(config=True))
+def test_configuration(make_server, place, tmp_path, text):
+    server = make_server(config=serveable(text, place, tmp_path))
+    exports = [name for name in re.findall(r"^\s*\[(.*)\]", text, re.M) if name != "generic"]
+    assert exports
+    for name in exports:
+        check_serves(server, name.encode())
+    server.stop()
+    assert subprocess.run([binary(), "--check", "-C", str(server.config_path)], timeout=20).returncode == 0
+
+
+@pytest.mark.parametrize("text", examples(config=False))
+def test_commands(make_server, place, tmp_path, text):
+    """Each line, in turn, beside a server with a station's overlay."""
+    lab = next(b for b in blocks("docs/server.md") if "[lab]" in b)
+    server = make_server(config=serveable(lab, place, tmp_path))
+    with Station(server, "lab/pc7", boot=None) as c:
+        assert c.write(0, b"x") == 0
+        c.disconnect()
+    (tmp_path / "etc/nbdroot/server.conf").write_text(
+        f"[generic]\nport = {free_port()}\nlistenaddr = 127.0.0.1\n[a]\nexportname = {tmp_path}/srv/root.img\nreadonly = true\n")
+    wait_idle(tmp_path)
+    for line in text.strip().splitlines():
+        run_line(line, place, tmp_path)
+    check_serves(server, b"lab/pc8")
+
+
+def overlays(tmp_path):
+    return f"--dir={tmp_path}/var/nbdroot/overlays"
+
+
+def wait_idle(tmp_path):
+    deadline = time.monotonic() + 10
+    while b"in use" in subprocess.run([binary(), "overlays", "list", overlays(tmp_path)], timeout=20,
+                                      stdout=subprocess.PIPE).stdout:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def run_line(line, put, tmp_path):
+    words = put(line).split()
+    pidfile = tmp_path / "pid"
+    if words[0] == "nbd-server":
+        words[0] = binary()
+        if words[1] in ("status", "top", "reload", "drain"):
+            words.append(f"--socket={tmp_path}/run/nbdroot/control.sock")
+        elif words[1] == "overlays":
+            words.append(overlays(tmp_path))
+        elif "--check" not in words:
+            # It serves: in the background, or with -n until it is told.
+            words = [words[0], "-p", str(pidfile), *(re.sub(r"^([\d.]+@)?(10809|1234)$", f"127.0.0.1@{free_port()}", w)
+                                                     for w in words[1:])]
+    if "top" in words:
+        top = subprocess.Popen(words, stdout=subprocess.PIPE)
+        assert b"connections: reading" in top.stdout.readline()
+        top.kill()
+        top.wait()
+        top.stdout.close()
+        return
+    process = subprocess.Popen(words, stdin=subprocess.DEVNULL, cwd=tmp_path)
+    if "-n" in words:
+        deadline = time.monotonic() + 20
+        while not pidfile.exists() or not pidfile.read_text():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+        time.sleep(0.2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        return
+    assert process.wait(20) == 0, line
+    if "-p" in words:
+        pid = int(pidfile.read_text())
+        os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        while pidfile.exists():
+            assert time.monotonic() < deadline, f"{line}: does not end"
+            time.sleep(0.02)
+
+
+def test_every_key_is_in_the_manual():
+    """What the parser knows, nbd-server(5) tells."""
+    page = (TOP / "docs/man/nbd-server.5").read_text()
+    source = (TOP / "server/config.c").read_text()
+    keys = set(re.findall(r'^\t(?:GENERIC|EXPORT)\("(\w+)"', source, re.M)) | set(re.findall(r'^\t\{ "(\w+)", T_', source, re.M))
+    assert len(keys) > 40
+    missing = {key for key in keys if not re.search(rf"\b{key}\b", page)}
+    assert not missing
+
+
+def test_unit_of_the_service():
+    """systemd understands every line of it."""
+    text = (TOP / "server/nbd-server.service").read_text()
+    if not os.access("/usr/bin/systemd-analyze", os.X_OK):
+        pytest.skip("no systemd-analyze")
+    import tempfile
+    with tempfile.TemporaryDirectory() as folder:
+        unit = Path(folder) / "nbd-server.service"
+        unit.write_text(text.replace("@bindir@/nbd-server", binary()))
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], timeout=60, text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        ours = [line for line in done.stdout.splitlines() if "nbd-server.service" in line]
+        assert not ours, "\n".join(ours)

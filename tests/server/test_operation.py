@@ -1,0 +1,408 @@
+# SPDX-License-Identifier: GPL-2.0
+"""What an operator does with a server that runs: look, reload, publish an
+image, manage overlays."""
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import time
+import urllib.request
+
+import pytest
+
+from harness import wire
+from harness.server import ServerError, binary, free_port
+from raw import MIB, Raw, check_serves
+from session import Refused, Station
+
+
+def ask(*argv, status=0):
+    done = subprocess.run([binary(), *map(str, argv)], stdin=subprocess.DEVNULL, text=True, timeout=30,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == status, (done.stdout, done.stderr)
+    return done.stdout if not status else done.stderr
+
+
+@pytest.fixture
+def lab(make_server, image, tmp_path):
+    """lab(sections): a server with a control socket, `lab.sock`."""
+
+    def make(sections, generic=""):
+        server = make_server(config="[generic]\nport = {port}\nlistenaddr = 127.0.0.1\nallowlist = true\n"
+                             f"statedir = {tmp_path}/state\ncontrolsock = {tmp_path}/sock\n{generic}\n{sections}")
+        server.sock = f"--socket={tmp_path}/sock"
+        return server
+
+    return make
+
+
+def configure(server, text):
+    """Replace the sections of its exports."""
+    whole = server.config_path.read_text()
+    server.config_path.write_text(whole[:whole.index("\n[", 5) + 1] + text)
+
+
+# -- looking -------------------------------------------------------------------
+
+def test_status(lab, image):
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\n[plain]\nexportname = {image}\nreadonly = true\n")
+    with Station(server, "lab", "pc7", "b") as a, Station(server, "plain", boot=None) as b:
+        assert a.write(0, b"x" * 8192) == 0 and a.flush() == 0
+        assert len(b.read(0, MIB)) == MIB
+        assert b.simple(wire.NBD_CMD_READ, 1 << 40, 512) == wire.NBD_EINVAL
+        status = json.loads(ask("status", server.sock, "--json"))
+        assert status["pid"] == server.pid
+        exports = {e["name"]: e for e in status["exports"]}
+        assert exports["lab"]["file"] == str(image) and exports["lab"]["size"] == 32 * MIB
+        assert exports["lab"]["overlay"] == "keep" and exports["plain"]["connections"] == 1
+        one, two = status["connections"]
+        assert one["station"] == "pc7" and one["export"] == "lab" and one["overlay_bytes"] == 8192
+        assert one["writes"] == 1 and one["written_bytes"] == 8192 and one["disk_requests"] == 2
+        assert one["image"] == exports["lab"]["image"] == a.image
+        assert two["reads"] == 1 and two["read_bytes"] == MIB and two["errors"] == 1 and two["read_only"]
+        assert two["address"] == "127.0.0.1:%d" % b.sock.getsockname()[1]
+        table = ask("status", server.sock)
+        assert "pc7" in table and "127.0.0.1" in table and str(image) in table
+        assert abs(one["since"] - time.time()) < 100
+    deadline = time.monotonic() + 10
+    while json.loads(ask("status", server.sock, "--json"))["connections"]:
+        assert time.monotonic() < deadline
+    server.stop()
+    assert "no server answers there" in ask("status", server.sock, status=1)
+
+
+def test_metrics(lab, image, tmp_path):
+    port = free_port()
+    server = lab(f"[a\"b]\nexportname = {image}\n", f"metricsport = {port}\n")
+    with Station(server, 'a"b', boot=None) as c:
+        assert len(c.read(0, 4096)) == 4096
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20).read().decode()
+        assert "\nnbdroot_read_bytes_total 4096\n" in text
+        assert '\nnbdroot_export_connections{export="a\\"b"} 1\n' in text
+        c.disconnect()
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/reload", timeout=20)
+    # What has ended still counts.
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(f"{tmp_path}/sock")
+        s.sendall(b"metrics\n")
+        assert b"\nnbdroot_read_bytes_total 4096\n" in s.makefile("rb").read()
+    # It is not a door to the commands.
+    with socket.create_connection(("127.0.0.1", port)) as s:
+        s.sendall(b"drain\n")
+        assert b"400" in s.makefile("rb").read()
+    check_serves(server, b'a"b')
+
+
+def test_top(lab, image):
+    server = lab(f"[lab]\nexportname = {image}\n")
+    with Station(server, "lab", "pc9", "b") as c:
+        top = subprocess.Popen([binary(), "top", server.sock], stdout=subprocess.PIPE, text=True)
+        seen = ""
+        try:
+            while seen.count("pc9") < 2:
+                c.read(0, MIB)
+                seen += top.stdout.readline()
+        finally:
+            top.kill()
+            top.wait()
+            top.stdout.close()
+        assert "1 connections: reading" in seen
+
+
+def test_control_socket(lab, image, tmp_path, make_server):
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    path = f"{tmp_path}/sock"
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    for line, says in ((b"nonsense\n", '\\"nonsense\\" is not a command'), (b"x" * 1000, "is not a command"),
+                       (b"status", '"exports"'), (b"\n", "")):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(path)
+            s.sendall(line)
+            s.shutdown(socket.SHUT_WR)
+            answer = s.makefile("r").read()
+            assert says in answer
+    # Those who say nothing are not in the way of one who asks.
+    silent = [socket.socket(socket.AF_UNIX) for _ in range(10)]
+    for s in silent:
+        s.connect(path)
+    ask("status", server.sock)
+    for s in silent:
+        s.close()
+    # A second server does not take it; a killed one does not block the next.
+    with pytest.raises(ServerError, match="Address already in use; another server has it"):
+        lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    server.kill9()
+    server.start()
+    ask("status", server.sock)
+    ask("drain", server.sock)
+    assert server.process.wait(20) == 0 and not os.path.exists(path)
+
+
+# -- changing --------------------------------------------------------------------
+
+def test_reload(lab, image, tmp_path):
+    """Exports come, change and go; who is connected notices nothing."""
+    other = tmp_path / "other"
+    other.write_bytes(b"o" * MIB)
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n[goes]\nexportname = {other}\n")
+    with Station(server, "lab", boot=None) as lab1, Station(server, "goes", boot=None) as goes:
+        assert goes.write(0, b"w" * 4096) == 0
+        configure(server, f"[lab]\nexportname = {image}\nreadonly = true\nmaxconnections = 1\n"
+                          f"[new]\nexportname = {image}\nreadonly = true\n")
+        answer = json.loads(ask("reload", server.sock))
+        assert answer == {"ok": True, "text": "exports: 1 added, 1 changed, 1 removed, 0 as before"}
+        assert len(lab1.read(0, 4096)) == 4096 and goes.read(0, 4096) == b"w" * 4096
+        assert goes.write(4096, b"v" * 4096) == 0 and goes.flush() == 0
+        # The limit counts who was there before it.
+        with pytest.raises(Refused, match="maxconnections = 1"):
+            Station(server, "lab", boot=None)
+        with pytest.raises(Refused, match='no export "goes"'):
+            Station(server, "goes", boot=None)
+        check_serves(server, b"new")
+        # Served again while its former clients are still there.
+        configure(server, f"[lab]\nexportname = {image}\nreadonly = true\n[goes]\nexportname = {other}\n")
+        server.process.send_signal(signal.SIGHUP)
+        server.wait_log("SIGHUP: read again: exports: 1 added, 1 changed, 1 removed")
+        check_serves(server, b"goes")
+        goes.disconnect()
+    assert other.read_bytes()[4096:8192] == b"v" * 4096
+
+
+@pytest.mark.parametrize("text,says", [
+    ("[lab]\nexportname = IMAGE\nreadonly = true\n[b]\nread_only = 1\n", 'unknown key "read_only"; did you mean "readonly"?'),
+    ("[lab]\nexportname = IMAGE\nreadonly = true\n[b]\nexportname = /nonexistent\n", "/nonexistent: No such file"),
+    ("[b]\nexportname = IMAGE\n", "is served already, read-only, as export"),
+    ("[b]\nexportname = IMAGE\nreadonly = true\n[b]\nexportname = IMAGE\nreadonly = true\n", "defined twice"),
+    ("", "no export in it"),
+])
+def test_reload_of_something_wrong(lab, image, text, says):
+    """All of it or nothing of it."""
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    configure(server, text.replace("IMAGE", str(image)))
+    answer = subprocess.run([binary(), "reload", server.sock], stdout=subprocess.PIPE, text=True, timeout=20)
+    assert answer.returncode == 1 and says.replace('"', '\\"') in answer.stdout
+    server.wait_log("reload: nothing is changed")
+    check_serves(server, b"lab")
+    with pytest.raises(Refused, match='no export "b"'):
+        Station(server, "b", boot=None)
+
+
+def test_other_signals_do_not_end_it(lab, image):
+    server = lab(f"[lab]\nexportname = {image}\n")
+    for sig in (signal.SIGUSR1, signal.SIGUSR2):
+        server.process.send_signal(sig)
+    server.wait_log("means nothing here", count=2)
+    check_serves(server, b"lab")
+
+
+# -- limits -------------------------------------------------------------------------
+
+def test_connections_of_one_address(lab, image):
+    """Open ones are counted, not all that ever were; 127.0.0.2 is another."""
+    server = lab(f"[lab]\nexportname = {image}\n", "maxperaddress = 3\n")
+    for _ in range(4):
+        held = [Raw(server).go(b"lab") for _ in range(3)]
+        assert Raw(server).closed()
+        with socket.create_connection((server.address, server.port), 20, ("127.0.0.2", 0)) as other:
+            assert other.recv(8) == b"NBDMAGIC"
+        for c in held:
+            c.disconnect()
+        deadline = time.monotonic() + 10
+        while json.loads(ask("status", server.sock, "--json"))["connections"]:
+            assert time.monotonic() < deadline
+    server.wait_log("127.0.0.1: a connection was refused: its address has as many connections as it may have (maxperaddress)")
+
+
+# -- --check and -p -------------------------------------------------------------------
+
+def test_check(lab, image, tmp_path):
+    """Says what is wrong, all of it, beside a server that runs."""
+    server = lab(f"[lab]\nexportname = {image}\n")
+    assert ask("--check", "-C", server.config_path) == f"{server.config_path}: 1 export, nothing wrong\n"
+    configure(server, f"[lab]\nexportname = {image}\n[b]\nexportname = {image}\n[c]\nexportname = {tmp_path}/no\n"
+                      f"[d]\nexportname = {tmp_path}\n[e]\nexportname = {image}\nreadonly = true\nauthfile = {tmp_path}/no\n")
+    said = ask("--check", "-C", server.config_path, status=1)
+    for part in (f'is export "lab" ({server.config_path}:', f"{tmp_path}/no: No such file", "not a regular file",
+                 "without its authfile an export is closed"):
+        assert part in said
+    check_serves(server, b"lab")
+    assert "--check is for a configuration file" in ask("--check", status=1)
+    assert '"--chekc" is not an option' in ask("--chekc", status=1)
+    assert ask("--version").startswith("nbd-server (nbdroot)") and "Examples:" in ask("--help")
+
+
+def test_configuration_with_a_byte_order_mark(lab, image):
+    server = lab(f"[lab]\nexportname = {image}\n")
+    text = server.config_path.read_text()
+    server.config_path.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    ask("--check", "-C", server.config_path)
+
+
+@pytest.mark.parametrize("holds", ["precious\n", "1 2\n", "12345678901234567890123456789012345678901234567890\n", "0x12\n"])
+def test_pidfile_does_not_overwrite(image, tmp_path, holds):
+    path = tmp_path / "pid"
+    path.write_text(holds)
+    said = ask("-n", "-p", path, f"127.0.0.1@{free_port()}", image, status=1)
+    assert "holds something else than a process id" in said and path.read_text() == holds
+    (tmp_path / "link").symlink_to(path)
+    assert "cannot write" in ask("-n", "-p", tmp_path / "link", f"127.0.0.1@{free_port()}", image, status=1)
+
+
+def test_pidfile_of_a_dead_server(make_server, image, tmp_path):
+    path = tmp_path / "pid"
+    path.write_text("99999\n")
+    server = make_server(image, options=["-p", path])
+    assert path.read_text() == f"{server.pid}\n"
+    server.stop()
+    assert not path.exists()
+
+
+# -- publishing ---------------------------------------------------------------------
+
+def publish(path, byte, size=32 * MIB):
+    """A new image in the place of `path`, by rename."""
+    new = path.parent / "new.tmp"
+    new.write_bytes(byte * size)
+    os.rename(new, path)
+
+
+def test_published_image(lab, image, content):
+    """Who runs keeps the image it began with, over a lost connection too; who
+    comes gets the new one, of another size too."""
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    with Station(server, "lab", "old", "b1") as old:
+        publish(image, b"n", 16 * MIB)
+        assert old.read(MIB, 4096) == content[MIB:MIB + 4096]
+        with Station(server, "lab", "new", "b2") as new:
+            assert new.size == 16 * MIB and new.read(0, 4096) == b"n" * 4096
+            assert new.image != old.image
+        old.reset()
+        with Station(server, "lab", "old", "b1", generation=1) as back:
+            assert back.image == old.image and back.size == 32 * MIB
+            assert back.read(MIB, 4096) == content[MIB:MIB + 4096]
+    with Station(server, "lab", "old", "b3") as c:     # started again
+        assert c.image == new.image and c.read(0, 10) == b"n" * 10
+
+
+@pytest.mark.parametrize("again", ["restart", "kill9"])
+def test_published_image_across_a_restart(lab, image, content, tmp_path, again):
+    """Refused with the reason while the old file is gone; served when it is
+    there under whatever name."""
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    with Station(server, "lab", "pc", "b1") as c:
+        was = c.image
+    kept = tmp_path.parent / f"kept-{again}"
+    os.link(image, kept)
+    publish(image, b"n")
+    getattr(server, again)()
+    if not server.running():
+        server.start()
+    with pytest.raises(Refused, match=f"station pc runs from image {was} .*which is not there any more.*start the station again"):
+        Station(server, "lab", "pc", "b1", generation=1)
+    os.rename(kept, tmp_path / "image.before")
+    with Station(server, "lab", "pc", "b1", generation=1) as c:
+        assert c.image == was and c.read(MIB, 4096) == content[MIB:MIB + 4096]
+    with Station(server, "lab", "pc", "b2") as c:
+        assert c.image != was and c.read(0, 10) == b"n" * 10
+
+
+def test_versions_behind_a_link(lab, tmp_path):
+    """lab.img -> lab-2026-11.img: the link is turned, the old file stays."""
+    for month in ("10", "11"):
+        (tmp_path / f"lab-{month}.img").write_bytes(month.encode() * MIB)
+    link = tmp_path / "lab.img"
+    link.symlink_to("lab-10.img")
+    server = lab(f"[lab]\nexportname = {link}\noverlay = keep\n")
+    with Station(server, "lab", "pc", "b1") as c:
+        assert c.write(0, b"own") == 0
+    (tmp_path / "l").symlink_to("lab-11.img")
+    os.rename(tmp_path / "l", link)
+    server.restart()
+    with Station(server, "lab", "pc", "b1", generation=1) as c:
+        assert c.read(0, 8) == b"own01010"
+    with Station(server, "lab", "other", "b9") as c:
+        assert c.read(0, 8) == b"11111111"
+
+
+def test_identity_of_the_operator(lab, image, tmp_path, make_server):
+    """The same word on two hosts: a station may fail over between them."""
+    text = f"[lab]\nexportname = {image}\nreadonly = true\nidentity = lab-2026-11\n"
+    server = lab(text)
+    with Station(server, "lab", "pc", "b1") as c:
+        assert (c.host, c.image) == ("-", "lab-2026-11")
+    configure(server, text.replace("identity", "identty"))
+    assert "did you mean" in subprocess.run([binary(), "reload", server.sock], stdout=subprocess.PIPE, text=True).stdout
+
+
+def test_file_is_gone_for_a_moment(lab, image, content):
+    """While the name leads nowhere the open image is given."""
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    os.rename(image, str(image) + ".away")
+    with Station(server, "lab", "pc", "b1") as c:
+        assert c.read(0, 100) == content[:100]
+    os.rename(str(image) + ".away", image)
+
+
+def test_a_file_twice(lab, image):
+    """At once, and it says which export has it."""
+    start = time.monotonic()
+    with pytest.raises(ServerError, match=r'config:\d+: .*image: is served already, read-write, as export "a"'):
+        lab(f"[a]\nexportname = {image}\n[b]\nexportname = {image}\n")
+    assert time.monotonic() - start < 4
+    # Read-only, and with overlays, as often as one likes.
+    server = lab(f"[a]\nexportname = {image}\nreadonly = true\n[b]\nexportname = {image}\noverlay = keep\n")
+    check_serves(server, b"b/x")
+
+
+# -- programs --------------------------------------------------------------------------
+
+def test_prerun_and_postrun(lab, image, tmp_path):
+    """Without a shell, once each per connection; a prerun that fails refuses."""
+    log = tmp_path / "log"
+    tool = tmp_path / "tool"
+    tool.write_text(f"#!/bin/sh\necho \"$@\" \"$NBD_EXPORT\" \"$NBD_ADDRESS\" >> {log}\n")
+    tool.chmod(0o755)
+    server = lab(f"[a]\nexportname = {image}\nreadonly = true\nprerun = {tool} before %s ; $(id)\npostrun = {tool} after %s\n"
+                 f"[b]\nexportname = {image}\nreadonly = true\nprerun = /bin/false\n")
+    check_serves(server, b"a")
+    deadline = time.monotonic() + 10
+    while not log.exists() or log.read_text().count("\n") < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert log.read_text() == (f"before {image} ; $(id) a 127.0.0.1\n" f"after {image} a 127.0.0.1\n")
+    with pytest.raises(Refused, match="prerun program refuses it"):
+        Station(server, "b", boot=None)
+
+
+# -- overlays ---------------------------------------------------------------------------
+
+def test_overlays_command(lab, image, content, tmp_path):
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\n")
+    folder = f"--dir={tmp_path}/state/overlays"
+    with Station(server, "lab/pc1", boot=None) as one:
+        assert one.write(0, b"1" * 8192) == 0
+        Station(server, "lab/pc2", boot=None).disconnect()
+        deadline = time.monotonic() + 10
+        while "lab@pc2" not in (table := ask("overlays", "list", folder)) or table.count("in use") > 1:
+            assert time.monotonic() < deadline
+        lines = {line.split()[0]: line for line in table.splitlines()}
+        assert "8192" in lines["lab@pc1"] and "in use" in lines["lab@pc1"] and "idle" in lines["lab@pc2"]
+        assert str(image) in lines["lab@pc1"]
+        shown = ask("overlays", "show", folder, "lab@pc1")
+        assert "station:  pc1" in shown and "written:  8192" in shown
+        assert "in use; shut its station down first" in ask("overlays", "drop", folder, "lab@pc1", status=1)
+        assert one.read(0, 10) == b"1" * 10
+        one.disconnect()
+    deadline = time.monotonic() + 10
+    while "in use" in ask("overlays", "list", folder):
+        assert time.monotonic() < deadline
+    ask("overlays", "drop", folder, "lab@pc1", "lab@pc2")
+    with Station(server, "lab/pc1", boot=None) as c:
+        assert c.read(0, 10) == content[:10]
+    for argv, says in ((["drop", folder, "lab@nobody"], "No such file"), (["drop", folder, "nobody"], "not EXPORT@STATION"),
+                       (["drop", folder, "../../etc@passwd"], "No such file"), (["burn", folder], "write: nbd-server overlays"),
+                       (["list", "--all"], '"--all" is not an option'), (["list", "--dir=/nonexistent"], "No such file")):
+        assert says in ask("overlays", *argv, status=1)

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * store_test.c - the file store on a system that cannot do what Linux can, or
+ * whose disk fails: os.h is played by this test.
+ */
+#define _GNU_SOURCE
+#include "unit.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "os.h"
+#include "store.h"
+
+/* What the system says; 0: it works. */
+static struct {
+	int punch, zero_range, durable, pread_now, sync;
+	unsigned int punches, zero_ranges, durables;
+	ssize_t short_now;
+} os;
+
+ssize_t os_pread_now(int fd, void *buf, size_t len, uint64_t off)
+{
+	if (os.pread_now)
+		return os.pread_now;
+	if (os.short_now && (size_t)os.short_now < len)
+		len = (size_t)os.short_now;
+	return pread(fd, buf, len, (off_t)off);
+}
+
+ssize_t os_pwrite_durable(int fd, const void *buf, size_t len, uint64_t off)
+{
+	os.durables++;
+	if (os.durable)
+		return os.durable;
+	/* Never more than 1000 bytes: short writes go on. */
+	return pwrite(fd, buf, len > 1000 ? 1000 : len, (off_t)off);
+}
+
+int __wrap_fdatasync(int fd);
+
+int __wrap_fdatasync(int fd)
+{
+	(void)fd;
+	errno = os.sync;
+	return os.sync ? -1 : 0;
+}
+
+static int zero_out(int fd, uint64_t off, uint64_t len)
+{
+	char zero = 0;
+
+	while (len--)
+		if (pwrite(fd, &zero, 1, (off_t)off++) != 1)
+			return -EIO;
+	return 0;
+}
+
+int os_punch_hole(int fd, uint64_t off, uint64_t len)
+{
+	os.punches++;
+	return os.punch ? os.punch : zero_out(fd, off, len);
+}
+
+int os_zero_range(int fd, uint64_t off, uint64_t len)
+{
+	os.zero_ranges++;
+	return os.zero_range ? os.zero_range : zero_out(fd, off, len);
+}
+
+int os_device_size(int fd, uint64_t *size)
+{
+	(void)fd;
+	(void)size;
+	return -ENOTTY;
+}
+
+int os_device_block(int fd, uint32_t *logical)
+{
+	(void)fd;
+	(void)logical;
+	return -ENOTTY;
+}
+
+int os_device_discard(int fd, uint64_t off, uint64_t len)
+{
+	(void)fd;
+	(void)off;
+	(void)len;
+	return -ENOTTY;
+}
+
+bool os_resident(const void *map, uint64_t off, size_t len)
+{
+	(void)map;
+	return off + len <= 4096;
+}
+
+bool os_resident_usable(int fd)
+{
+	return fd >= 0;
+}
+
+/* -- a file of 64 KiB of 'x' ------------------------------------------- */
+
+#define SIZE 65536
+
+static char path[] = "/tmp/store_test.XXXXXX";
+
+static struct store *open_file(bool read_only)
+{
+	char data[SIZE], why[512];
+	struct store *s;
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+	memset(&os, 0, sizeof(os));
+	memset(data, 'x', sizeof(data));
+	assert_int_equal(write(fd, data, SIZE), SIZE);
+	close(fd);
+	s = store_file_open(path, read_only, 0, why, sizeof(why));
+	assert_non_null(s);
+	assert_int_equal(s->size, SIZE);
+	return s;
+}
+
+static void assert_content(struct store *s, size_t zero_from, size_t zero_to)
+{
+	char data[SIZE];
+	size_t i;
+
+	assert_int_equal(s->ops->read(s, data, SIZE, 0), 0);
+	for (i = 0; i < SIZE; i++)
+		if (data[i] != (i >= zero_from && i < zero_to ? 0 : 'x'))
+			fail_msg("byte %zu is %d", i, data[i]);
+}
+
+static void zero_by_hole(void **state)
+{
+	struct store *s = open_file(false);
+
+	(void)state;
+	assert_int_equal(s->ops->zero(s, 10, 5000, 0), 0);
+	assert_int_equal(os.punches, 1);
+	assert_int_equal(os.zero_ranges, 0);
+	assert_content(s, 10, 5010);
+	s->ops->close(s);
+}
+
+static void zero_without_hole(void **state)
+{
+	struct store *s = open_file(false);
+
+	(void)state;
+	assert_int_equal(s->ops->zero(s, 10, 5000, STORE_ZERO_NO_HOLE), 0);
+	assert_int_equal(os.punches, 0);
+	assert_int_equal(os.zero_ranges, 1);
+	assert_content(s, 10, 5010);
+	s->ops->close(s);
+}
+
+static void zero_by_writing(void **state)
+{
+	struct store *s = open_file(false);
+
+	(void)state;
+	os.punch = os.zero_range = -EOPNOTSUPP;
+	assert_int_equal(s->ops->zero(s, 10, 5000, STORE_ZERO_FAST), -ENOTSUP);
+	assert_content(s, 0, 0);
+	assert_int_equal(s->ops->zero(s, 10, 5000, 0), 0);
+	assert_content(s, 10, 5010);
+	/* It asks once and remembers. */
+	assert_int_equal(os.punches, 1);
+	assert_int_equal(os.zero_ranges, 1);
+	s->ops->close(s);
+}
+
+static void zero_on_a_full_disk(void **state)
+{
+	struct store *s = open_file(false);
+
+	(void)state;
+	os.punch = -ENOSPC;
+	assert_int_equal(s->ops->zero(s, 10, 5000, 0), -ENOSPC);
+	os.punch = 0;
+	os.zero_range = -EIO;
+	assert_int_equal(s->ops->zero(s, 10, 5000, STORE_ZERO_NO_HOLE), -EIO);
+	s->ops->close(s);
+}
+
+static void trim_is_a_hint(void **state)
+{
+	struct store *s = open_file(false);
+
+	(void)state;
+	os.punch = -EOPNOTSUPP;
+	assert_int_equal(s->ops->trim(s, 0, 4096), 0);
+	assert_int_equal(s->ops->trim(s, 0, 4096), 0);
+	assert_int_equal(os.punches, 1);
+	s->ops->close(s);
+
+	s = open_file(false);
+	os.punch = -EIO;
+	assert_int_equal(s->ops->trim(s, 0, 4096), -EIO);
+	s->ops->close(s);
+}
+
+static void durable_writes(void **state)
+{
+	struct store *s = open_file(false);
+	char zeroes[5000] = { 0 };
+
+	(void)state;
+	assert_int_equal(s->ops->write(s, zeroes, 5000, 7, true), 0);
+	assert_int_equal(os.durables, 5);
+	assert_content(s, 7, 5007);
+	/* A system without: written, then synced. */
+	os.durable = -EOPNOTSUPP;
+	assert_int_equal(s->ops->write(s, zeroes, 5000, 7, true), 0);
+	assert_int_equal(os.durables, 6);
+	s->ops->close(s);
+}
+
+static void lost_sync_is_not_forgotten(void **state)
+{
+	struct store *s = open_file(false);
+	char zeroes[512] = { 0 };
+
+	(void)state;
+	assert_int_equal(s->ops->flush(s), 0);
+	os.durable = -EIO;
+	assert_int_equal(s->ops->write(s, zeroes, 512, 0, true), -EIO);
+	os.durable = 0;
+	/* The disk seems well again; what is lost stays lost. */
+	assert_int_equal(s->ops->flush(s), -EIO);
+	assert_int_equal(s->ops->flush(s), -EIO);
+	assert_int_equal(s->ops->write(s, zeroes, 512, 0, true), -EIO);
+	assert_int_equal(s->ops->write(s, zeroes, 512, 0, false), 0);
+	s->ops->close(s);
+}
+
+static void failed_sync_is_told_for_ever(void **state)
+{
+	struct store *s = open_file(false);
+
+	(void)state;
+	os.sync = EIO;
+	assert_int_equal(s->ops->flush(s), -EIO);
+	/* Linux reports it once, and then all is well. */
+	os.sync = 0;
+	assert_int_equal(s->ops->flush(s), -EIO);
+	s->ops->close(s);
+}
+
+static void read_now(void **state)
+{
+	struct store *s = open_file(false);
+	char data[4096];
+
+	(void)state;
+	assert_int_equal(s->ops->read_now(s, data, 4096, 0), 0);
+	os.short_now = 1000;
+	assert_int_equal(s->ops->read_now(s, data, 4096, 0), -EAGAIN);
+	os.pread_now = -EAGAIN;
+	assert_int_equal(s->ops->read_now(s, data, 4096, 0), -EAGAIN);
+	s->ops->close(s);
+}
+
+static void sendfile_only_of_what_nobody_writes(void **state)
+{
+	struct store *s = open_file(false);
+
+	(void)state;
+	assert_int_equal(s->ops->send_fd(s, 4096, 0), -1);
+	s->ops->close(s);
+	s = open_file(true);
+	assert_true(s->ops->send_fd(s, 4096, 0) >= 0);
+	assert_int_equal(s->ops->send_fd(s, 4096, 1), -1);
+	s->ops->close(s);
+}
+
+static void shorter_than_it_was(void **state)
+{
+	struct store *s = open_file(false);
+	char data[SIZE];
+
+	(void)state;
+	assert_int_equal(truncate(path, 1000), 0);
+	assert_int_equal(s->ops->read(s, data, 1000, 0), 0);
+	assert_int_equal(s->ops->read(s, data, 1001, 0), -EIO);
+	assert_int_equal(s->ops->read(s, data, 4096, 8192), -EIO);
+	assert_int_equal(s->ops->read_now(s, data, 4096, 8192), -EAGAIN);
+	s->ops->close(s);
+}
+
+static void part_of_it(void **state)
+{
+	char why[512];
+	struct store *s = open_file(false);
+
+	(void)state;
+	s->ops->close(s);
+	s = store_file_open(path, false, 512, why, sizeof(why));
+	assert_non_null(s);
+	assert_int_equal(s->size, 512);
+	s->ops->close(s);
+	assert_null(store_file_open(path, false, SIZE + 1, why, sizeof(why)));
+	assert_non_null(strstr(why, "truncate -s 65537"));
+	assert_null(store_file_open("/nonexistent", false, 0, why,
+				    sizeof(why)));
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(zero_by_hole),
+		cmocka_unit_test(zero_without_hole),
+		cmocka_unit_test(zero_by_writing),
+		cmocka_unit_test(zero_on_a_full_disk),
+		cmocka_unit_test(trim_is_a_hint),
+		cmocka_unit_test(durable_writes),
+		cmocka_unit_test(lost_sync_is_not_forgotten),
+		cmocka_unit_test(failed_sync_is_told_for_ever),
+		cmocka_unit_test(read_now),
+		cmocka_unit_test(sendfile_only_of_what_nobody_writes),
+		cmocka_unit_test(shorter_than_it_was),
+		cmocka_unit_test(part_of_it),
+	};
+	int r, fd = mkstemp(path);
+
+	if (fd < 0)
+		return 1;
+	close(fd);
+	r = cmocka_run_group_tests_name("server store", tests, NULL, NULL);
+	unlink(path);
+	return r;
+}
