@@ -205,8 +205,8 @@ static void nb_map_queues(struct nb_device *dev)
 /* Let requests through: to the server, or to their failure. */
 static void nb_resume_queue(struct nb_device *dev)
 {
-	blk_mq_unquiesce_queue(dev->disk->queue);
 	blk_mq_kick_requeue_list(dev->disk->queue);
+	blk_mq_unquiesce_queue(dev->disk->queue);
 }
 
 static void nb_fail_io(struct nb_device *dev, enum nb_state state)

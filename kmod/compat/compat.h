@@ -16,9 +16,31 @@
 	(BLK_MQ_F_NO_SCHED_BY_DEFAULT | BLK_MQ_F_SHOULD_MERGE)
 #endif
 
-#ifndef NB_HAVE_RQ_LIST			/* before 6.13: lists of requests have no type */
-#define rq_list			request *
+#ifndef NB_HAVE_QUIESCE_OF_SET		/* before 6.2: waits for one queue */
+#define blk_mq_wait_quiesce_done(set)	blk_mq_wait_quiesce_done(q)
 #endif
+
+#ifndef NB_HAVE_RQ_LIST
+
+/* Before 6.13: lists of requests have no type. */
+#define rq_list			request *
+
+/*
+ * And a request that finds the queue quiesced is put on a list, but the queue
+ * is not run for it afterwards (6.12.2 does): if the queue is opened between
+ * the two, nobody ever comes for it. So run it once more, when whoever saw it
+ * quiesced is done. Context: process.
+ */
+static inline void nb_unquiesce_queue(struct request_queue *q)
+{
+	blk_mq_unquiesce_queue(q);
+	blk_mq_wait_quiesce_done(q->tag_set);
+	blk_mq_run_hw_queues(q, true);
+}
+
+#define blk_mq_unquiesce_queue	nb_unquiesce_queue
+
+#endif /* NB_HAVE_RQ_LIST */
 
 #ifndef NB_HAVE_SENDPAGES_OK		/* before 6.5: TCP copies whatever it is told */
 #define sendpages_ok(page, len, offset)	(false)

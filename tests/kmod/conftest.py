@@ -46,6 +46,9 @@ def debug_kernel():
 def rig_image(k, tmp):
     extra = tmp / "extra"
     shutil.copytree(HERE / "rig", extra)
+    (extra / "bin").mkdir()
+    subprocess.run(["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static",
+                    "-o", extra / "bin/newcomer", HERE / "newcomer.c"], check=True)
     busybox = next(p for p in (Path("/bin/busybox"), BUILD / "debs/busybox-static/bin/busybox")
                    if p.exists())
     subprocess.run(

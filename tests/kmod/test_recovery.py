@@ -290,6 +290,24 @@ def test_many_deaths_under_load(rig, server):
     assert "i/o error" not in rig.dmesg().lower()
 
 
+def test_who_reads_just_as_the_server_is_back(rig, server):
+    """udev does, at each change of state. Before 6.13 the block layer could forget
+    a request that came in the moment in which its queue was opened again."""
+    server.flags |= wire.NBD_FLAG_CAN_MULTI_CONN
+    rig.attach(server)
+    turn = iter(range(1 << 20))
+
+    def hang_up(conn, req):
+        if req.offset or next(turn) % 2:
+            return False
+        for each in list(server.open):
+            each.reset()
+        return True
+    server.hook = hang_up
+    rig.run("newcomer nb0 300", 180)
+    assert rig.sysfs("reconnects") == "300"
+
+
 def test_an_early_reply_twice(rig, server):
     """The socket is full, so the head of a request is only partly out when the
     server, which guessed its cookie, answers it: and then answers it again."""
