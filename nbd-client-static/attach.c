@@ -5,6 +5,7 @@
 #include "sys.h"
 #include "attach.h"
 #include "intree.h"
+#include "paths.h"
 #include "resolve.h"
 #include "server.h"
 #include "text.h"
@@ -251,7 +252,7 @@ static bool driver_knows(struct attempt *at)
 {
 	unsigned int i;
 
-	for (i = 0; i < OPTIONS; i++) {
+	for (i = 0; i < DRIVER_OPTIONS; i++) {
 		if (!at->option[i] || i == OPT_LOST ||
 		    (i == OPT_RO && at->option[i][0] == '0') ||
 		    control_knows(option_keys[i], true))
@@ -360,6 +361,9 @@ void attach_try(struct attempt *at, const char *device,
 	if (!any)
 		return;
 	name_station(at, facts);
+	/* What lies under an overlay is not written to. */
+	if (at->option[OPT_OVERLAY] && !at->option[OPT_RO])
+		at->option[OPT_RO] = "1";
 	for (i = 0; i < count; i++) {
 		struct place *p = &places[i];
 
@@ -455,10 +459,15 @@ bool attach_state(const char *device, char *buf, size_t size)
 
 void attach_report(const struct attempt *at, const char *device)
 {
+	const char *ahead = at->option[OPT_PREFETCH];
 	char line[512], fact[128], server[ADDRESS_TEXT];
 	uint64_t sectors;
 	unsigned int i;
 
+	put(line, sizeof(line), SYSBLOCK_PATH "/%s/queue/read_ahead_kb",
+	    device);
+	if (ahead && !write_file(line, ahead))
+		say("warning: %s: %s", line, error_text(errno));
 	put(line, sizeof(line), "/dev/%s is ", device);
 	if (at->export[0])
 		append(line, sizeof(line), "\"%.128s\"", at->export);

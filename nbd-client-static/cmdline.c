@@ -313,17 +313,19 @@ enum kind {
 	LOST,		/* the same, or "wait" */
 	WORD,
 	FLAG,
+	SIZE,		/* nothing, or "tmpfs:" and a size */
 	NOTHING,	/* it is always so */
 	IGNORED,	/* that cannot be chosen: a warning */
 	IMPOSSIBLE,
 };
 
 const char *const option_keys[OPTIONS] = {
-	"ro", "conns", "lost", "hold", "timeout", "station",
+	"ro", "conns", "lost", "hold", "timeout", "station", "overlay",
+	"prefetch",
 };
 
 static const char option_example[] =
-	"; the options are ro, rw, swap, conns=4, timeout=10, hold=20, lost=wait, lost=60, station=kiosk7";
+	"; the options are ro, rw, swap, overlay=tmpfs:1g, prefetch=4096, conns=4, timeout=10, hold=20, lost=wait, lost=60, station=kiosk7";
 
 static const struct known {
 	char key[12];
@@ -342,8 +344,8 @@ static const struct known {
 	{ "persist", NOTHING, 0, 0 },
 	{ "nopersist", IGNORED, 0, 0 },
 	{ "bs", IGNORED, 0, 0 },
-	{ "overlay", IMPOSSIBLE, 0, 0 },
-	{ "prefetch", IMPOSSIBLE, 0, 0 },
+	{ "overlay", SIZE, OPT_OVERLAY, 0 },
+	{ "prefetch", NUMBER, OPT_PREFETCH, 0 },
 	{ "tls", IMPOSSIBLE, 0, 0 },
 };
 
@@ -370,6 +372,15 @@ bool station_is_word(const char *s)
 	return len && len <= 64;
 }
 
+/* A size as tmpfs takes it: 512m, 4g, 50%. */
+static bool is_size(const char *s)
+{
+	size_t digits = strspn(s, "0123456789");
+
+	s += digits;
+	return digits && (!*s || (strchr("kmg%", *s) && !s[1]));
+}
+
 static bool parse_option(const char *s, struct said *said, char *error)
 {
 	static const char *const flags[] = { "0", "1" };
@@ -384,8 +395,7 @@ static bool parse_option(const char *s, struct said *said, char *error)
 			     s, option_example);
 	switch (k->kind) {
 	case IMPOSSIBLE:
-		return wrong(error, "\"" QUOTE "\" is not possible yet; leave it out",
-			     s);
+		return wrong(error, "\"" QUOTE "\" is not possible yet", s);
 	case IGNORED:
 		append(said->warning, MAX_ERROR, "\"" QUOTE "\" has no effect (lost=60 says how long a lost server is waited for; block sizes are the server's). ",
 		       s);
@@ -395,6 +405,15 @@ static bool parse_option(const char *s, struct said *said, char *error)
 	case FLAG:
 		good = !s[len];
 		value = flags[k->least];
+		break;
+	case SIZE:
+		if (!s[len])
+			value = "50%";
+		else if (starts_with(value, "tmpfs:"))
+			value += 6;
+		else
+			value = "";
+		good = is_size(value);
 		break;
 	case WORD:
 		good = station_is_word(value);

@@ -45,9 +45,14 @@ struct target {
 	const char *export;	/* "": the default export */
 };
 
-/* What the driver can be told of a device, beside its servers. */
+/*
+ * What can be said of a device, beside its servers. The driver is told the
+ * first ones; the others are for what happens to the device then.
+ */
 enum option {
 	OPT_RO, OPT_CONNS, OPT_LOST, OPT_HOLD, OPT_TIMEOUT, OPT_STATION,
+	DRIVER_OPTIONS,
+	OPT_OVERLAY = DRIVER_OPTIONS, OPT_PREFETCH,
 	OPTIONS
 };
 
@@ -55,7 +60,8 @@ extern const char *const option_keys[OPTIONS];
 
 /*
  * What was said beside where the export is. Options are kept as the driver
- * takes them, checked; NULL where nothing was said; OPT_RO is "1" or "0".
+ * takes them, checked; NULL where nothing was said; OPT_RO is "1" or "0";
+ * OPT_OVERLAY is a size as tmpfs takes it, OPT_PREFETCH is in KiB.
  */
 struct said {
 	const char *option[OPTIONS];

@@ -39,7 +39,7 @@ bool control_attach_line(char *line, const char *device,
 		append(line, CONTROL_LINE + 1, " server=");
 		append_value(line, server);
 	}
-	for (i = 0; i < OPTIONS; i++) {
+	for (i = 0; i < DRIVER_OPTIONS; i++) {
 		const char *value = option[i];
 
 		/* The first attach is retried here; after it the driver

@@ -21,14 +21,14 @@
 static const char usage[] =
 "nbd-client HOST [PORT] DEVICE [-N EXPORT] [OPTION...]   attach, as in\n"
 "           server1 1234 nb0 -N lab conns=4\n"
-"nbd-client -d DEVICE [-f]              detach (-f: even when in use)\n"
-"nbd-client -c DEVICE                   is it attached? prints its state\n"
-"nbd-client -l HOST [PORT]              list what a server exports\n"
+"nbd-client -d DEVICE [-f]      detach (-f: even when in use)\n"
+"nbd-client -c DEVICE           is it attached? prints its state\n"
+"nbd-client -l HOST [PORT]      list what a server exports\n"
 "nbd-client status [DEVICE] [--json]\n"
-"nbd-client --boot [--cmdline FILE]     attach what nbdroot= on the kernel command\n"
+"nbd-client --boot [--cmdline FILE]  attach what nbdroot= on the kernel command\n"
 "           line (or in FILE) says, trying until it works\n"
-"nbd-client --parse [--cmdline FILE]    print what it says, for a shell\n"
-"nbd-client -h | -V                     this help, the version\n"
+"nbd-client --parse [--cmdline FILE]  print what it says, for a shell\n"
+"nbd-client -h | -V             this help, the version\n"
 "HOST: a name, 192.0.2.1, [2001:db8::1], [fe80::1%eth0], nbd://HOST/EXPORT. PORT:\n"
 "10809 unless given. DEVICE: nb0, or nbd0 for the kernel's own driver. OPTION: ro\n"
 "conns=4 timeout=10 hold=20 lost=wait lost=60 station=NAME. More in nbd-client(8)\n";
@@ -164,7 +164,7 @@ static bool parse_arguments(struct arguments *a, int argc, char **argv)
 			    word);
 			break;
 		case REFUSED:
-			return bad_usage("neither TLS nor Unix sockets are possible yet:", word);
+			return bad_usage("no TLS and no Unix sockets yet:", word);
 		default:
 			a->action = action;
 		}
@@ -225,6 +225,9 @@ static int attach(struct arguments *a)
 	if (!want_server(&t, a->words[0], a->count == 3 ? a->words[1] : NULL) ||
 	    !want_device(a->words[a->count - 1], device))
 		return STATUS_USAGE;
+	if (a->said.option[OPT_OVERLAY])
+		return bad_usage("for --boot only:", "overlay"),
+		       STATUS_USAGE;
 	if (a->export)
 		t.export = a->export;
 	if (!device_is_intree(device) && !control_ready(why, sizeof(why))) {

@@ -19,6 +19,8 @@
 #define HOSTS_PATH	NB_ROOT "/etc/hosts"
 #define RESOLV_PATH	NB_ROOT "/etc/resolv.conf"
 #define RUN_PATH	NB_ROOT "/run"
+/* Where overlay= was said: the size of its tmpfs, for the hook that mounts it. */
+#define OVERLAY_PATH	RUN_PATH "/nbdroot.overlay"
 #define NET_PATH	NB_ROOT "/sys/class/net"
 #define BOOT_ID_PATH	NB_ROOT "/proc/sys/kernel/random/boot_id"
 

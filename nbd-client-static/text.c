@@ -282,6 +282,19 @@ long read_file(const char *path, char *buf, size_t size)
 	return n < 0 ? -1 : (long)len;
 }
 
+bool write_file(const char *path, const char *text)
+{
+	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	size_t len = strlen(text);
+	bool ok;
+
+	if (fd < 0)
+		return false;
+	ok = write(fd, text, len) == (ssize_t)len;
+	close(fd);
+	return ok;
+}
+
 long read_line(const char *path, char *buf, size_t size)
 {
 	long len = read_file(path, buf, size);

@@ -69,7 +69,10 @@ const char *error_text(int error);
  */
 long read_file(const char *path, char *buf, size_t size);
 
-/* The same, without the newline at the end. */
+/* Let the file @path hold @text. False, with errno, where that failed. */
+bool write_file(const char *path, const char *text);
+
+/* read_file() without the newline at the end. */
 long read_line(const char *path, char *buf, size_t size);
 
 /*

@@ -60,7 +60,7 @@ depends() {
 installkernel() {
 	# also in an image for this machine alone: depmod finds it in updates/
 	# (nbd: the kernel's own, should nb be refused)
-	hostonly='' instmods nb nbd
+	hostonly='' instmods nb nbd overlay
 	if ! modinfo -k "$kernel" nb > /dev/null 2>&1; then
 		dfatal "nbdroot: kernel $kernel has no module nb; build it for that kernel, install it in /lib/modules/$kernel/updates and run depmod $kernel"
 		return 1
@@ -74,6 +74,7 @@ install() {
 		inst_simple "$(find_client)" /usr/sbin/nbd-client
 	fi
 	inst_simple /usr/lib/nbdroot/keep-link
+	inst_simple /usr/lib/nbdroot/overlay
 	inst_rules 60-nb.rules
 	inst_multiple mkdir cat cp
 
@@ -84,6 +85,7 @@ install() {
 	inst_script "$moddir/nbroot.sh" /sbin/nbroot
 	inst_hook initqueue/settled 50 "$moddir/nb-wait.sh"
 	inst_hook initqueue/timeout 50 "$moddir/nb-again.sh"
+	inst_hook pre-pivot 50 "$moddir/nb-overlay.sh"
 	inst_hook emergency 50 "$moddir/nb-hint.sh"
 	dracut_need_initqueue
 }

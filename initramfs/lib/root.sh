@@ -14,6 +14,7 @@ attach_device() {
 
 mount_root() {
 	find_root_device || return
+	[ ! -e /run/nbdroot.overlay ] || opt_rw=ro
 	# The kernel's own order: the type asked for, else each it can try.
 	if ! error=$(mount -o "$opt_rw${opt_flags:+,$opt_flags}" \
 			${opt_fstype:+-t "$opt_fstype"} "$device" /root 2>&1); then
@@ -25,7 +26,11 @@ mount_root() {
 	# shellcheck disable=SC2046 # the fields of the mount's line
 	set -- $(grep ' /root ' /proc/mounts)
 	say "$device is mounted: $3, $4"
-	find_init
+	find_init || return
+	/lib/nbdroot/overlay /root && return
+	fail "the root has no overlay, as was asked for" "overlay and overlay=tmpfs:SIZE are options of nbdroot="
+	umount /root
+	return 1
 }
 
 # Set $device from root=. The client has returned, so the disk is there; what

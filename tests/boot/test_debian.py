@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """A real Debian 12 with systemd on /dev/nb0: booted by our initramfs and by its
 own two, it comes up whole, keeps hold of its network, and goes off clean."""
+import hashlib
 import subprocess
 import time
 
@@ -141,6 +142,25 @@ def test_its_own_initramfs(kind, series, root, debian, make_server, make_station
     is_whole(station, image)
     keeps_its_network(station)
     goes_off_clean(station, image)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind, series, append", [("initramfs-tools", "6.1", "rw"), ("dracut", "6.12", "ro")])
+def test_what_is_written_goes_to_memory(kind, series, append, debian, make_server, make_station):
+    image = debian()
+    before = hashlib.sha256(image.read_bytes()).digest()
+    kernel = find_kernel(series)
+    server = make_server(image, options=["-r"])
+    station = make_station(kernel=kernel, initramfs=STORE / f"{kind}-{kernel.kver}.img", append=append,
+                           root="/dev/nb0", nbdroot=f"10.0.2.2:{server.port},overlay=tmpfs:256m", mem=1024)
+    root_shell(station)
+    assert station.run("systemctl is-system-running --wait", BOOT) == "running", station.run("systemctl --failed")
+    assert station.run("findmnt -n -o FSTYPE /") == "overlay"
+    station.run("echo here > /root/note && sync && echo 3 > /proc/sys/vm/drop_caches")
+    assert station.run("cat /root/note /run/nbdroot.writes/upper/root/note").split() == ["here", "here"]
+    assert station.run("cat /sys/block/nb0/ro; df --output=size -m /").split() == ["1", "1M-blocks", "256"]
+    station.poweroff(command="systemctl poweroff", timeout=180)
+    assert hashlib.sha256(image.read_bytes()).digest() == before
 
 
 WRITER = r"""

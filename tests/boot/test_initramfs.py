@@ -90,6 +90,30 @@ def test_a_card_nobody_has(make_station):
     station.expect(r"\(initramfs\) ")
 
 
+def test_what_is_written_goes_to_memory(make_server, root_image, make_station):
+    """Two stations on one image that nobody may write to, each with its own."""
+    before = root_image.read_bytes()
+    server = make_server(root_image, options=["-r"])
+    for size, name in (("", "one"), ("=tmpfs:16m", "two")):
+        station = make_station(nbdroot=f"{HOST}:{server.port},overlay{size}", append="rw")
+        station.wait_for_root()
+        assert station.run("findmnt /").split()[2] == "overlay"
+        station.run(f"test ! -e /root/one && echo {name} > /root/{name} && sync")
+        assert station.run("cat /run/nbdroot.writes/upper/root/*; ls /run/nbdroot.lower/root") == name
+        assert station.run("cat /sys/block/nb0/ro") == "1"
+        if size:
+            assert "size=16384k" in station.run("grep nbdroot.writes /proc/mounts")
+            assert "No space left" in station.run("dd if=/dev/zero of=/root/big bs=1M count=32; true")
+        station.poweroff()
+    assert root_image.read_bytes() == before
+
+
+def test_an_overlay_of_no_size(server, make_station):
+    station = make_station(nbdroot=f"{HOST}:{server.port},overlay=tmpfs:0k%")
+    station.expect("\"overlay=tmpfs:0k%\" is not right; the options are .*overlay=tmpfs:1g", 150)
+    station.expect(r"\(initramfs\) ")
+
+
 def test_ipv6_alone(make_server, root_image, make_station):
     """No IPv4 address at all: the router announces, the server is an IPv6 literal."""
     server = make_server(root_image, host="::1")

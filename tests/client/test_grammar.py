@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 HERE = Path(__file__).resolve().parent
-OPTIONS = ("RO", "CONNS", "LOST", "HOLD", "TIMEOUT", "STATION")
+OPTIONS = ("RO", "CONNS", "LOST", "HOLD", "TIMEOUT", "STATION", "OVERLAY", "PREFETCH")
 
 
 def table():

@@ -52,7 +52,7 @@ static void check_target(const struct boot *b, const struct target *t)
 			check(*p >= ' ' && *p < 0x7f);
 			spaces += *p == ' ';
 		}
-		for (i = 0; i < OPTIONS; i++)
+		for (i = 0; i < DRIVER_OPTIONS; i++)
 			words += b->said.option[i] && i != OPT_LOST &&
 				 (i != OPT_RO || b->said.option[i][0] == '1');
 		check(spaces == words);
