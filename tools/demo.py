@@ -150,10 +150,11 @@ def by_itself(demo, started):
     def left():
         return max(1, started + DEADLINE_SECONDS - time.monotonic())
 
-    if station.expect(rf"{demo.root['reached']}|\(initramfs\) ", left())[0] == "(initramfs) ":
+    if station.expect(rf"{demo.root['reached']}|\(initramfs\) ", left(),
+                      what="for the station to reach its root")[0] == "(initramfs) ":
         raise station.error("the station did not reach its root, and says why")
     reached = time.monotonic() - started
-    station.expect(demo.root["prompt"], left())
+    station.expect(demo.root["prompt"], left(), what="for the station's shell")
     source = station.run("grep ' / ' /proc/self/mounts | tail -n 1", timeout=left()).split()[0]
     if source != "/dev/nb0":
         raise DemoError(f"the station's root is {source}, not /dev/nb0")
@@ -205,7 +206,9 @@ def run(args):
         except (Ended, TerminalGone) as reason:
             status, last = 130, f"demo: {reason}"
         except (DemoError, KernelError, ServerError) as error:
-            last = f"demo: FAILED: {error}"
+            # The reason comes last, where it is read.
+            reason, _, more = str(error).partition("\n")
+            last = f"{more}\ndemo: FAILED: {reason}"
         finally:
             if place:
                 shutil.rmtree(place, ignore_errors=True)

@@ -208,10 +208,10 @@ class Station:
         """Type text (or bytes) on the console."""
         self._serial.sendall(text.encode() if isinstance(text, str) else text)
 
-    def expect(self, pattern, timeout=COMMAND_SECONDS, clean=False):
+    def expect(self, pattern, timeout=COMMAND_SECONDS, clean=False, what=None):
         """Wait for a regular expression in what the console says from here on
         (after the last match); returns the match. clean=True takes kernel
-        messages out first."""
+        messages out first. what: for a person, what is waited for."""
         regex = re.compile(pattern)
         deadline = time.monotonic() + timeout
         with self._more:
@@ -231,8 +231,9 @@ class Station:
                 if self._closed or left <= 0:
                     break
                 self._more.wait(left)
-        why = "the station went off" if self._closed else f"{timeout} s have passed"
-        raise self.error(f"expected {pattern!r} on the console, but {why}")
+        why = "the station went off" if self._closed else f"{timeout:.0f} s have passed"
+        what = what or f"for {pattern!r} on the console"
+        raise self.error(f"waited {what}, but {why}")
 
     def wait_for_root(self, timeout=BOOT_SECONDS):
         """Wait until the default root is up and its shell answers."""
