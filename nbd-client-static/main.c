@@ -19,16 +19,16 @@
 #endif
 
 static const char usage[] =
-"nbd-client HOST [PORT] DEVICE [-N EXPORT] [OPTION...]   attach, as in\n"
-"           server1 1234 nb0 -N lab conns=4\n"
-"nbd-client -d DEVICE [-f]      detach (-f: even when in use)\n"
-"nbd-client -c DEVICE           is it attached? prints its state\n"
-"nbd-client -l HOST [PORT]      list what a server exports\n"
+"nbd-client HOST [PORT] DEVICE [-N EXPORT] [OPTION...]  attach, as in\n"
+"    server1 1234 nb0 -N lab conns=4\n"
+"nbd-client -d DEVICE [-f]  detach (-f: even when in use)\n"
+"nbd-client -c DEVICE       is it attached? prints its state\n"
+"nbd-client -l HOST [PORT]  list what a server exports\n"
 "nbd-client status [DEVICE] [--json]\n"
 "nbd-client --boot [--cmdline FILE]  attach what nbdroot= on the kernel command\n"
-"           line (or in FILE) says, trying until it works\n"
+"    line (or in FILE) says, trying until it works\n"
 "nbd-client --parse [--cmdline FILE]  print what it says, for a shell\n"
-"nbd-client -h | -V             this help, the version\n"
+"nbd-client -h | -V         this help, the version\n"
 "HOST: a name, 192.0.2.1, [2001:db8::1], [fe80::1%eth0], nbd://HOST/EXPORT. PORT:\n"
 "10809 unless given. DEVICE: nb0, or nbd0 for the kernel's own driver. OPTION: ro\n"
 "conns=4 timeout=10 hold=20 lost=wait lost=60 station=NAME. More in nbd-client(8)\n";
@@ -71,7 +71,7 @@ struct arguments {
 
 static bool bad_usage(const char *why, const char *word)
 {
-	say("%s \"%.100s\"; nbd-client -h shows how it is used", why, word);
+	say("%s \"%.100s\"; see nbd-client -h", why, word);
 	return false;
 }
 
@@ -99,7 +99,7 @@ static bool parse_arguments(struct arguments *a, int argc, char **argv)
 	int i;
 
 	for (i = 1; i < argc; i++) {
-		char *word = argv[i];
+		char *word = argv[i], *value;
 		const char *o = word;
 
 		if (!dashes || o[0] != '-' || !o[1]) {
@@ -123,14 +123,18 @@ static bool parse_arguments(struct arguments *a, int argc, char **argv)
 			dashes = false;
 			continue;
 		}
+		/* "--name=lab" is "--name lab". */
+		value = strchr(word, '=');
+		if (value)
+			*value++ = '\0';
 		o = packed_find(options, o);
 		if (!o)
 			return bad_usage("unknown option", word);
 		action = (enum action)*o;
-		if (strchr("NLtCD2", action)) {
-			if (i + 1 == argc)
+		if (strchr("NLtCD2", action) && !value) {
+			value = argv[++i];
+			if (!value)
 				return bad_usage("a word is missing after", word);
-			o = argv[++i];
 		}
 		switch (action) {
 		case FORCE:
@@ -140,17 +144,17 @@ static bool parse_arguments(struct arguments *a, int argc, char **argv)
 			a->json = true;
 			break;
 		case EXPORT:
-			a->export = o;
+			a->export = value;
 			break;
 		case CMDLINE:
-			a->cmdline = o;
+			a->cmdline = value;
 			break;
 		case TIMEOUT:
 		case CONNS:
 		case DEAD:
 			if (!set_option(a, action == TIMEOUT ? OPT_TIMEOUT :
 					action == CONNS ? OPT_CONNS : OPT_LOST,
-					argv[i]))
+					value))
 				return false;
 			break;
 		case READ_ONLY:
@@ -177,7 +181,7 @@ static bool want_words(const struct arguments *a, unsigned int min,
 {
 	if (a->count >= min && a->count <= max)
 		return true;
-	say("%s; nbd-client -h shows how it is used", what);
+	say("%s; see nbd-client -h", what);
 	return false;
 }
 
@@ -220,7 +224,7 @@ static int attach(struct arguments *a)
 	char device[MAX_DEVICE], why[2 * MAX_WHY];
 	struct target t;
 
-	if (!want_words(a, 2, 3, "a host, perhaps a port, and a device are needed"))
+	if (!want_words(a, 2, 3, "a host and a device are needed"))
 		return STATUS_USAGE;
 	if (!want_server(&t, a->words[0], a->count == 3 ? a->words[1] : NULL) ||
 	    !want_device(a->words[a->count - 1], device))
@@ -228,6 +232,8 @@ static int attach(struct arguments *a)
 	if (a->said.option[OPT_OVERLAY])
 		return bad_usage("for --boot only:", "overlay"),
 		       STATUS_USAGE;
+	if (a->said.warning[0])
+		say("warning: %s", a->said.warning);
 	if (a->export)
 		t.export = a->export;
 	if (!device_is_intree(device) && !control_ready(why, sizeof(why))) {
@@ -362,7 +368,7 @@ static int run(int argc, char **argv)
 		return list(&a);
 	case BOOT:
 	case PARSE:
-		if (!want_words(&a, 0, 0, "everything is taken from the kernel command line"))
+		if (!want_words(&a, 0, 0, "--boot and --parse take no words"))
 			return STATUS_USAGE;
 		return a.action == BOOT ? boot_main(a.cmdline) :
 					  parse_main(a.cmdline);

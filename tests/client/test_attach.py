@@ -132,13 +132,21 @@ def test_options(client, driver):
     """Upstream's letters and our words; what only costs is passed over in a line."""
     client.write("dev/nb-control", NEW_DRIVER)
     result = client.run("127.0.0.1", "1", "nb0", "-C", "4", "-t", "9", "-R", "lost=60", "hold=0",
-                        "-p", "-swap", "-b", "4096", "-nofork")
+                        "-p", "-swap", "-b", "4096", "-nofork", "bs=1024")
     assert driver.lines == ["attach dev=nb0 server=127.0.0.1:1 ro=1 conns=4 lost=60 hold=0 timeout=9 export="]
     assert result.stderr.count("has no effect here") == 2
+    assert 'warning: "bs=1024" has no effect' in result.stderr
     for bad, words in ((("-C", "x"), '"conns=x" is not right'), (("-u", "/s"), "Unix sockets"),
-                       (("-x",), "TLS"), (("conns",), "conns"), (("tls=1",), "not possible yet")):
+                       (("-x",), "TLS"), (("conns",), "conns"), (("tls=1",), "not possible yet"), (("-N",), 'missing after "-N"'),
+                       (("--nam=x",), 'unknown option "--nam"'), (("overlay=tmpfs:1g",), "for --boot only")):
         assert words in client.run("127.0.0.1", "1", "nb0", *bad).stderr
     assert len(driver.lines) == 1
+
+
+@pytest.mark.parametrize("name", [("-N", "a=b"), ("--name=a=b",), ("-name=a=b",)])
+def test_options_with_an_equals_sign(client, driver, name):
+    client.run("127.0.0.1", "1", "nb0", *name, "--timeout=9", "-connections=2", "-block-size=512", "-R")
+    assert driver.lines == ["attach dev=nb0 server=127.0.0.1:1 ro=1 conns=2 lost=wait timeout=9 export=a=b"]
 
 
 def test_uri(client, driver):
