@@ -372,13 +372,18 @@ bool station_is_word(const char *s)
 	return len && len <= 64;
 }
 
-/* A size as tmpfs takes it: 512m, 4g, 50%. */
+/*
+ * A size as tmpfs takes it: 512m, 4G, 50%. To tmpfs, 0 is no limit at all, and
+ * numbers that are too large become small ones.
+ */
 static bool is_size(const char *s)
 {
 	size_t digits = strspn(s, "0123456789");
 
+	if (*s == '0' || !digits || digits > 10)
+		return false;
 	s += digits;
-	return digits && (!*s || (strchr("kmg%", *s) && !s[1]));
+	return !*s || (strchr("kmgKMG%", *s) && !s[1]);
 }
 
 static bool parse_option(const char *s, struct said *said, char *error)
