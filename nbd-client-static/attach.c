@@ -361,9 +361,19 @@ void attach_try(struct attempt *at, const char *device,
 	if (!any)
 		return;
 	name_station(at, facts);
-	/* What lies under an overlay is not written to. */
-	if (at->option[OPT_OVERLAY] && !at->option[OPT_RO])
-		at->option[OPT_RO] = "1";
+	/*
+	 * What lies under an overlay is not written to. Before the device is
+	 * there, because dracut mounts it as soon as it is, and whoever it is
+	 * that attaches it: the person at the console perhaps.
+	 */
+	if (at->option[OPT_OVERLAY]) {
+		if (!at->option[OPT_RO])
+			at->option[OPT_RO] = "1";
+		if (!write_file(OVERLAY_PATH, at->option[OPT_OVERLAY])) {
+			hopeless(at, OVERLAY_PATH " cannot be written");
+			return;
+		}
+	}
 	for (i = 0; i < count; i++) {
 		struct place *p = &places[i];
 

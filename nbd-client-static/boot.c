@@ -148,9 +148,6 @@ static int attach_until_done(const struct boot *b)
 		pause_before_retry(&wait);
 	}
 	attach_report(&at, b->device);
-	if (at.option[OPT_OVERLAY] &&
-	    !write_file(OVERLAY_PATH, at.option[OPT_OVERLAY]))
-		say("warning: %s: %s", OVERLAY_PATH, error_text(errno));
 	return STATUS_OK;
 }
 

@@ -150,6 +150,44 @@ def test_attached_already(client, driver):
     assert (result.returncode, result.stderr) == (0, "nbd-client: /dev/nb0 is attached already\n")
 
 
+def test_attached_already_and_an_overlay(client, driver):
+    """By hand, from the rescue shell: what the station writes stays with it all the same."""
+    client.cmdline("nbdroot=127.0.0.1,overlay")
+    client.disk()
+    driver.answer = lambda line: (errno.EEXIST, "nb0: already attached")
+    assert client.run("--boot").returncode == 0
+    assert client.read("run/nbdroot.overlay") == "50%"
+
+
+@pytest.mark.parametrize("options, ro, size", [
+    ("overlay=tmpfs:1G,prefetch=4096", " ro=1", "1G"), ("rw,overlay,prefetch=4096", "", "50%"),
+    ("prefetch=4096", "", None),
+])
+def test_overlay_and_prefetch(client, driver, options, ro, size):
+    """The word for the initramfs is there before the disk is: dracut mounts at once."""
+    def read():
+        file = client.root / "run/nbdroot.overlay"
+        return file.read_text() if file.exists() else None
+
+    seen = []
+    client.cmdline(f"nbdroot=127.0.0.1,{options}")
+    client.disk()
+    client.write("sys/block/nb0/queue/read_ahead_kb", "128\n")
+    driver.answer = lambda line: (seen.append(read()), (0, ""))[1]
+    assert client.run("--boot").returncode == 0
+    assert driver.lines == [f"attach dev=nb0 server=127.0.0.1:10809{ro} lost=wait export="]
+    assert seen == [size]
+    assert client.read("sys/block/nb0/queue/read_ahead_kb") == "4096"
+
+
+def test_an_overlay_that_nobody_would_hear_of(client, driver):
+    client.cmdline("nbdroot=127.0.0.1,overlay")
+    (client.root / "run/nbdroot.overlay").mkdir()
+    result = client.run("--boot")
+    assert (result.returncode, driver.lines) == (2, [])
+    assert "/run/nbdroot.overlay cannot be written" in result.stderr
+
+
 def test_malformed_line_is_final(client, driver):
     """Should the driver not take what we write, asking again is no use."""
     client.cmdline("nbdroot=127.0.0.1")
@@ -248,6 +286,16 @@ def test_root_path_with_options(client, driver):
     client.write("run/systemd/netif/leases/2", "ROOT_PATH=nbdroot=192.0.2.7:99/root,ro,lost=60\n")
     client.run("--boot")
     assert driver.lines == ["attach dev=nb0 server=192.0.2.7:99 ro=1 lost=30 export=root"]
+
+
+def test_root_path_with_an_overlay(client, driver):
+    client.cmdline("nbdroot=dhcp")
+    client.write("run/udhcpc.eth0", "rootpath='192.0.2.7/root,overlay=tmpfs:64m'\n")
+    client.run("--boot")
+    client.cmdline("nbdroot=dhcp,overlay=tmpfs:9m,rw")
+    client.run("--boot")
+    assert client.read("run/nbdroot.overlay") == "9m"
+    assert driver.lines == [f"attach dev=nb0 server=192.0.2.7:10809{ro} lost=wait export=root" for ro in (" ro=1", "")]
 
 
 @pytest.mark.parametrize("lease", ["run/systemd/netif/leases/2", "run/udhcpc.eth0"])
