@@ -14,13 +14,17 @@ attach_device() {
 
 mount_root() {
 	find_root_device || return
-	[ ! -e /run/nbdroot.overlay ] || opt_rw=ro
+	unclean=
+	if [ -e /run/nbdroot.overlay ]; then
+		opt_rw=ro
+		unclean="with overlay the image must have been unmounted cleanly: boot it once without; "
+	fi
 	# The kernel's own order: the type asked for, else each it can try.
 	if ! error=$(mount -o "$opt_rw${opt_flags:+,$opt_flags}" \
 			${opt_fstype:+-t "$opt_fstype"} "$device" /root 2>&1); then
 		parts=$(partitions_of "$device")
 		fail "$device does not mount: $error" \
-			"${parts:+it has partitions: root=/dev/${parts%% *} perhaps; }does the export hold a root file system? rootfstype= names its type, rootflags= its options"
+			"$unclean${parts:+it has partitions: root=/dev/${parts%% *} perhaps; }does the export hold a root file system? rootfstype= names its type, rootflags= its options"
 		return
 	fi
 	# shellcheck disable=SC2046 # the fields of the mount's line
@@ -28,7 +32,7 @@ mount_root() {
 	say "$device is mounted: $3, $4"
 	find_init || return
 	/lib/nbdroot/overlay /root && return
-	fail "the root has no overlay, as was asked for" "overlay and overlay=tmpfs:SIZE are options of nbdroot="
+	fail "the root has no overlay, as was asked for" "rm /run/nbdroot.overlay goes on without, read-only"
 	umount /root
 	return 1
 }

@@ -108,6 +108,33 @@ def test_what_is_written_goes_to_memory(make_server, root_image, make_station):
     assert root_image.read_bytes() == before
 
 
+def test_an_overlay_over_an_image_that_is_not_clean(make_server, root_image, make_station):
+    """Its journal cannot be replayed on a device that nobody may write to."""
+    subprocess.run(["/sbin/debugfs", "-w", "-R", "feature needs_recovery", root_image], check=True)
+    server = make_server(root_image, options=["-r"])
+    station = make_station(nbdroot=f"{HOST}:{server.port},overlay")
+    station.expect(r"FAILED: /dev/nb0 does not mount", 150)
+    station.expect(r"hint: with overlay the image must have been unmounted cleanly: boot it once without")
+    station.expect(r"\(initramfs\) ")
+
+
+def test_an_overlay_that_fails(server, nbdroot, make_station):
+    """The root is left where it was, so that the step can be tried again, or without."""
+    station = make_station(nbdroot=f"{nbdroot},overlay=tmpfs:8m", append="rw break=mount")
+    station.expect(r"break=mount on the kernel command line", 150)
+    station.expect(r"\(initramfs\) ")
+    station.send("echo no-size > /run/nbdroot.overlay; exit\n")
+    station.expect(r"FAILED: no overlay over /root: overlay=tmpfs:no-size is not a size that tmpfs takes")
+    station.expect(r"hint: rm /run/nbdroot.overlay goes on without")
+    station.expect(r"\(initramfs\) ")
+    assert station.run("grep -c -e /root -e /run/ /proc/mounts; true") == "0"
+    station.send("echo 7m > /run/nbdroot.overlay; exit\n")
+    station.wait_for_root()
+    assert station.run("findmnt /").split()[2] == "overlay"
+    assert station.run("df -m /run/nbdroot.writes | tail -1").split()[1] == "7"
+    station.poweroff()
+
+
 def test_an_overlay_of_no_size(server, make_station):
     station = make_station(nbdroot=f"{HOST}:{server.port},overlay=tmpfs:0k%")
     station.expect("\"overlay=tmpfs:0k%\" is not right; the options are .*overlay=tmpfs:1g", 150)
