@@ -37,6 +37,19 @@ def test_without_our_driver(make_server, root_image, make_station):
     clean_filesystem(root_image)
 
 
+def test_an_overlay_without_our_driver(make_server, root_image, make_station):
+    before = root_image.read_bytes()
+    server = make_server(root_image)
+    station = make_station(nbdroot=f"{HOST}:{server.port},overlay=tmpfs:16m,prefetch=256",
+                           append="module_blacklist=nb rw")
+    station.wait_for_root()
+    assert station.run("findmnt /").split()[2] == "overlay"
+    assert station.run("cat /sys/block/nbd0/ro /sys/block/nbd0/queue/read_ahead_kb").split() == ["1", "256"]
+    station.run("echo here > /root/file; sync")
+    station.poweroff()
+    assert root_image.read_bytes() == before
+
+
 def test_first_server_is_down(make_server, root_image, make_station):
     """The second one is taken, with the options that were said."""
     down = free_port()
