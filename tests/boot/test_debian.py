@@ -158,6 +158,8 @@ def test_what_is_written_goes_to_memory(kind, series, append, debian, make_serve
     assert station.run("findmnt -n -o FSTYPE /") == "overlay"
     station.run("echo here > /root/note && sync && echo 3 > /proc/sys/vm/drop_caches")
     assert station.run("cat /root/note /run/nbdroot.writes/upper/root/note").split() == ["here", "here"]
+    assert station.run("findmnt -n -o SOURCE -M /run/nbdroot.lower; ls /run/nbdroot.lower/root/note 2>&1; true"
+                       ).startswith("/dev/nb0\nls: cannot access")
     assert station.run("cat /sys/block/nb0/ro; df --output=size -m /").split() == ["1", "1M-blocks", "256"]
     station.poweroff(command="systemctl poweroff", timeout=180)
     assert hashlib.sha256(image.read_bytes()).digest() == before
