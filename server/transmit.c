@@ -35,7 +35,7 @@
 /* From here on sendfile(2) beats a copy (where the store allows it). */
 #define SENDFILE_READ	(32U << 10)
 /* Unsent output at which no further request is looked at. */
-#define OUT_FULL	(256U << 10)
+#define OUT_FULL	(576U << 10)
 /* Chunks of one long READ that are at the workers. */
 #define BIG_READ_JOBS	4U
 /* Extents in one answer to NBD_CMD_BLOCK_STATUS. */
