@@ -23,8 +23,8 @@
 
 /* Pieces of memory in one send. */
 #define SEND_PIECES	32
-/* Bytes of files sent before the other connections have their turn. */
-#define FILE_TURN	(4U << 20)
+/* Bytes sent before the other connections have their turn. */
+#define OUT_TURN	(512U << 10)
 
 static void append(struct conn *c, struct out *o)
 {
@@ -397,7 +397,7 @@ static ssize_t send_file(struct conn *c)
 
 void reply_flush(struct conn *c)
 {
-	size_t files = 0;
+	size_t turn = 0;
 
 	while (c->out_first) {
 		bool file = c->out_first->kind == OUT_FILE;
@@ -425,10 +425,8 @@ void reply_flush(struct conn *c)
 				 "cannot send: %s", strerror((int)-n));
 			return;
 		}
-		if (!file)
-			continue;
-		files += (size_t)n;
-		if (files >= FILE_TURN && c->out_first) {
+		turn += (size_t)n;
+		if (turn >= OUT_TURN && c->out_first) {
 			/* Comes back with the next round of epoll_wait(2). */
 			c->out_blocked = true;
 			return;
