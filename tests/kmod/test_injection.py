@@ -87,13 +87,14 @@ def test_io_goes_on_without_memory(rig, server, kind, percent):
     assert rig.sysfs("state") == "live"
 
 
-@pytest.mark.parametrize("kind", ["failslab", "fail_page_alloc"])
-def test_recovery_goes_on_without_memory(rig, server, kind):
+# A connection takes some ten allocations, and must get them all in one try.
+@pytest.mark.parametrize("kind, percent", [("failslab", 5), ("fail_page_alloc", 30)])
+def test_recovery_goes_on_without_memory(rig, server, kind, percent):
     """It tries until there is some, and what waited is carried out."""
     fill(server)
     rig.attach(server)
     rig.run("dd if=/dev/urandom of=/tmp/w bs=1M count=6 2>/dev/null")
-    with Injection(rig, kind, 30) as injection:
+    with Injection(rig, kind, percent) as injection:
         rig.send("(dd if=/dev/nb0 of=/tmp/r bs=64k skip=128 iflag=direct && dd if=/tmp/w of=/dev/nb0 bs=4k oflag=direct) "
                  "2>/dev/null && echo ALL-''DONE &\n")
         for _ in range(4):
