@@ -16,10 +16,6 @@
 	(BLK_MQ_F_NO_SCHED_BY_DEFAULT | BLK_MQ_F_SHOULD_MERGE)
 #endif
 
-#ifndef NB_HAVE_QUIESCE_OF_SET		/* before 6.2: waits for one queue */
-#define blk_mq_wait_quiesce_done(set)	blk_mq_wait_quiesce_done(q)
-#endif
-
 #ifndef NB_HAVE_RQ_LIST
 
 /* Before 6.13: lists of requests have no type. */
@@ -34,7 +30,11 @@
 static inline void nb_unquiesce_queue(struct request_queue *q)
 {
 	blk_mq_unquiesce_queue(q);
+#ifdef NB_HAVE_QUIESCE_OF_SET	/* since 6.2 */
 	blk_mq_wait_quiesce_done(q->tag_set);
+#else
+	blk_mq_wait_quiesce_done(q);
+#endif
 	blk_mq_run_hw_queues(q, true);
 }
 
