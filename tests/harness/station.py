@@ -199,6 +199,8 @@ class Station:
             return ESCAPES.sub("", self._text).replace("\r", "")
 
     def console_tail(self, lines=60):
+        if "Kernel panic" in self.console:
+            lines *= 2      # its first line says most
         return "\n".join(self.console.splitlines()[-lines:])
 
     def error(self, what):
