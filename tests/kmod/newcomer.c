@@ -3,8 +3,8 @@
  * newcomer.c - read in the very moment in which a device is live again.
  *
  *	newcomer DEV ROUNDS	/dev/DEV, whose server hangs up on whoever
- *				reads its first 4 KiB; exit 1 if a read never
- *				comes back
+ *				reads its first 4 KiB, every other time; does
+ *				not end if one of its reads never comes back
  *
  * udev does that at each change event. A child on the first processor loses
  * the connection and has its own read sent again; the newcomer on the second
