@@ -5,8 +5,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from harness.guest import busybox
 from harness.images import copy_image
-from harness.kernel import BUILD, TOP
+from harness.kernel import TOP
 
 HERE = Path(__file__).resolve().parent
 
@@ -19,10 +20,7 @@ def durable_root(tmp_path_factory):
     subprocess.run(["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static",
                     "-o", extra / "bin/durable", HERE / "durable.c"], check=True)
     image = tmp_path_factory.mktemp("root") / "durable.ext4"
-    busybox = "/bin/busybox"
-    unpacked = BUILD / "debs/busybox-static/bin/busybox"
-    subprocess.run([TOP / "initramfs/mkroot", "-b", unpacked if unpacked.exists() else busybox,
-                    "-o", image], check=True, env=dict(os.environ, EXTRA=str(extra)))
+    subprocess.run([TOP / "initramfs/mkroot", "-b", busybox(), "-o", image], check=True, env=dict(os.environ, EXTRA=str(extra)))
     return image
 
 

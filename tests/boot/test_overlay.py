@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from harness.kernel import BUILD, TOP
+from harness.guest import busybox, put_program
+from harness.kernel import TOP
 
 KLIBC = Path("/usr/lib/klibc/bin")
 
@@ -35,14 +36,6 @@ echo mounts: $(grep -c " $PWD/run/" /proc/mounts)
 """
 
 
-def put(machine, program):
-    """A program and the libraries that it needs, in the machine."""
-    ldd = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
-    for path in [program] + [word for word in ldd.split() if word.startswith("/")]:
-        (machine / path[1:]).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, machine / path[1:])
-
-
 @pytest.fixture(params=["util-linux", "busybox", "klibc"])
 def machine(request, tmp_path):
     """What stands in for an initramfs that has these tools."""
@@ -50,10 +43,9 @@ def machine(request, tmp_path):
     (tmp_path / "bin").mkdir()
     if request.param == "util-linux":
         for name in ("sh", "mkdir", "mount", "umount"):
-            put(tmp_path, f"/bin/{name}")
+            put_program(tmp_path, f"/bin/{name}")
     elif request.param == "busybox":
-        unpacked = BUILD / "debs/busybox-static/bin/busybox"
-        shutil.copy(unpacked if unpacked.exists() else "/bin/busybox", tmp_path / "bin/busybox")
+        shutil.copy(busybox(), tmp_path / "bin/busybox")
         for name in ("sh", "mkdir", "mount", "umount"):
             (tmp_path / "bin" / name).symlink_to("busybox")
     else:

@@ -21,7 +21,8 @@ TOP = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from faultserver import FaultServer  # noqa: E402
-from harness.kernel import BUILD, kernel, own_kernel  # noqa: E402
+from harness.guest import make_initramfs  # noqa: E402
+from harness.kernel import kernel, own_kernel  # noqa: E402
 from harness.station import Station  # noqa: E402
 
 COMPLAINTS = re.compile(
@@ -49,13 +50,7 @@ def rig_image(k, tmp):
     (extra / "bin").mkdir()
     subprocess.run(["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static",
                     "-o", extra / "bin/newcomer", HERE / "newcomer.c"], check=True)
-    busybox = next(p for p in (Path("/bin/busybox"), BUILD / "debs/busybox-static/bin/busybox")
-                   if p.exists())
-    subprocess.run(
-        [TOP / "initramfs/mkinitramfs", "-k", k.kver, "-m", k.modroot, "-n", k.module,
-         "-c", TOP / "nbd-client-static/nbd-client", "-b", busybox, "-o", tmp / "rig.img"],
-        env=dict(os.environ, EXTRA=str(extra)), check=True, capture_output=True)
-    return tmp / "rig.img"
+    return make_initramfs(k, extra, tmp / "rig.img")
 
 
 class Rig(Station):

@@ -9,20 +9,13 @@ import time
 
 import pytest
 
-from conftest import BUILD, HERE, Rig, TOP
+from conftest import HERE, Rig
+from harness.guest import make_initramfs, put_program
 from harness.process import DIE_WITH_PARENT
 from harness.server import Server
 
 FIO = ("fio --name=v --filename=/dev/nb0 --direct=1 --ioengine=libaio --iodepth=16 --rw=randwrite --bs=4k "
        "--size=4M --fsync=64 --verify=crc32c --verify_fatal=1 --randrepeat=0")
-
-
-def put_program(root, program):
-    """The program and what it is linked with."""
-    shutil.copy(program, root / "bin")
-    for lib in re.findall(r"(/\S+) \(0x", subprocess.run(["ldd", program], capture_output=True, text=True).stdout):
-        (root / os.path.dirname(lib)[1:]).mkdir(parents=True, exist_ok=True)
-        shutil.copy(lib, root / lib[1:])
 
 
 def start_fio(rig):
@@ -45,14 +38,8 @@ def fio_image(rig_kernel, tmp_path_factory):
     tmp = tmp_path_factory.mktemp("fio")
     extra = tmp / "extra"
     shutil.copytree(HERE / "rig", extra)
-    (extra / "bin").mkdir(exist_ok=True)
     put_program(extra, fio)
-    busybox = next(p for p in ("/bin/busybox", BUILD / "debs/busybox-static/bin/busybox") if os.path.exists(p))
-    subprocess.run(
-        [TOP / "initramfs/mkinitramfs", "-k", rig_kernel.kver, "-m", rig_kernel.modroot, "-n", rig_kernel.module,
-         "-c", TOP / "nbd-client-static/nbd-client", "-b", busybox, "-o", tmp / "rig.img"],
-        env=dict(os.environ, EXTRA=str(extra)), check=True, capture_output=True)
-    return tmp / "rig.img"
+    return make_initramfs(rig_kernel, extra, tmp / "rig.img")
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parents[2]
-sys.path[:0] = [str(TOP / "tests/bench/driver"), str(TOP / "tests")]
+sys.path.insert(0, str(TOP / "tests"))
 
-from bench import put_program  # noqa: E402
+from harness.guest import make_initramfs, put_program  # noqa: E402
 from harness.kernel import BUILD, kernel  # noqa: E402
 from harness.station import Station  # noqa: E402
 
@@ -46,11 +46,7 @@ def make_image(k, tmp):
     put_program(extra, BUILD / "server/nbd-server", "nbd-server")
     subprocess.run(["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-static", "-o", extra / "bin/stopwatch",
                     HERE / "stopwatch.c"], check=True)
-    busybox = next(p for p in (Path("/bin/busybox"), BUILD / "debs/busybox-static/bin/busybox") if p.exists())
-    subprocess.run([TOP / "initramfs/mkinitramfs", "-k", k.kver, "-m", k.modroot, "-n", k.module,
-                    "-c", TOP / "nbd-client-static/nbd-client", "-b", busybox, "-o", tmp / "bench.img"],
-                   env=dict(os.environ, EXTRA=str(extra)), check=True, capture_output=True)
-    return tmp / "bench.img"
+    return make_initramfs(k, extra, tmp / "bench.img")
 
 
 class Guest(Station):

@@ -31,6 +31,7 @@ HERE = Path(__file__).resolve().parent
 TOP = HERE.parents[2]
 sys.path.insert(0, str(TOP / "tests"))
 
+from harness.guest import busybox, put_debians_client, put_program  # noqa: E402
 from harness.kernel import BUILD, kernel, qemu_binary  # noqa: E402
 from harness.station import Station  # noqa: E402
 
@@ -57,22 +58,6 @@ def run(*argv, **kw):
 
 
 # -- the guests' image ---------------------------------------------------------
-
-def libraries(program, paths=()):
-    env = dict(os.environ, LD_LIBRARY_PATH=":".join(map(str, paths)))
-    said = run("ldd", program, env=env)
-    assert "not found" not in said, said
-    return re.findall(r"(/\S+) \(0x", said)
-
-
-def put_program(root, program, name, paths=()):
-    shutil.copy(program, root / "bin" / name)
-    for lib in libraries(program, paths):
-        dest = root / lib.lstrip("/") if "ld-linux" in lib else root / "lib/x86_64-linux-gnu" / Path(lib).name
-        dest.parent.mkdir(parents=True, exist_ok=True)
-        if not dest.exists():
-            shutil.copy(lib, dest)
-
 
 def put_modules(root, k):
     for name in MODULES:
@@ -102,16 +87,12 @@ def make_image(k, tmp):
         (root / d).mkdir(parents=True)
     if not Path("/bin/busybox").exists():
         run(TOP / "tools/undeb", BUILD / "debs/busybox-static", "busybox-static")
-    busybox = next(p for p in (Path("/bin/busybox"), BUILD / "debs/busybox-static/bin/busybox") if p.exists())
-    shutil.copy(busybox, root / "bin/busybox")
-    for applet in run(busybox, "--list").split():
+    shutil.copy(busybox(), root / "bin/busybox")
+    for applet in run(busybox(), "--list").split():
         if applet != "busybox":
             (root / "bin" / applet).symlink_to("busybox")
     (root / "sbin/modprobe").symlink_to("../bin/busybox")
-    run(TOP / "tools/undeb", BUILD / "debs/nbd-client", "nbd-client", "libnl-genl-3-200", "libnl-3-200")
-    debs = BUILD / "debs/nbd-client"
-    put_program(root, next(p for p in (debs / "sbin/nbd-client", debs / "usr/sbin/nbd-client") if p.exists()),
-                "nbd-client", [debs / "lib/x86_64-linux-gnu", debs / "usr/lib/x86_64-linux-gnu"])
+    put_debians_client(root, "nbd-client")
     put_program(root, shutil.which("fio"), "fio")
     put_program(root, BUILD / "server/nbd-server", "nbd-server")
     put_modules(root, k)
