@@ -127,7 +127,9 @@ check-kmod: check-build test-images
 
 check-long: check-build test-images root
 	@$(MAKE) -C tests/fuzz check -j2 WERROR=1 FUZZ_SECONDS=300
-	@KVER=$(TEST_KERNEL) $(PYTEST) $(PYTEST_ARGS) -m long tests
+	@for suite in server client boot kmod; do \
+		KVER=$(TEST_KERNEL) $(PYTEST) $(PYTEST_ARGS) -m long tests/$$suite || exit; \
+	done
 	@NBD_SERVER=$(CURDIR)/build/san/server-threads/nbd-server \
 	$(PYTEST) $(PYTEST_ARGS) -m long tests/server
 	@$(MAKE) check-debug
