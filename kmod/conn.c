@@ -547,6 +547,47 @@ static void nb_drain(struct nb_conn *conn, struct sock *sk)
 	}
 }
 
+/* Afterwards no callback and no io_work of it runs, and nobody sends. */
+static void nb_conn_silence(struct nb_conn *conn)
+{
+	nb_restore_callbacks(conn);
+	WRITE_ONCE(conn->live, false);
+	cancel_work_sync(&conn->io_work);
+}
+
+/*
+ * Tell the server goodbye and close, but do not let go of the connection yet:
+ * the server closes its end in answer, and that must be acknowledged. The
+ * caller has made sure of the same as that of nb_conn_stop().
+ */
+void nb_conn_part(struct nb_conn *conn)
+{
+	struct sock *sk;
+
+	if (!conn->sock)
+		return;
+	sk = conn->sock->sk;
+	nb_conn_silence(conn);
+	/* Polite only between requests, and if nothing of ours would linger. */
+	if (!conn->tx_busy && sk->sk_state == TCP_ESTABLISHED &&
+	    !(conn->spliced && sk->sk_wmem_queued)) {
+		nb_goodbye(conn);
+		kernel_sock_shutdown(conn->sock, SHUT_RDWR);
+	}
+}
+
+/* After nb_conn_part(): has the server answered, and does nothing travel? */
+bool nb_conn_parted(const struct nb_conn *conn)
+{
+	const struct sock *sk;
+
+	if (!conn->sock)
+		return true;
+	sk = conn->sock->sk;
+	return !(READ_ONCE(sk->sk_shutdown) & SEND_SHUTDOWN) ||
+	       READ_ONCE(sk->sk_state) == TCP_CLOSE;
+}
+
 /*
  * End the connection: afterwards no callback and no io_work of it runs, and
  * nobody sends. The caller has made sure that no request is submitted
@@ -560,23 +601,17 @@ void nb_conn_stop(struct nb_conn *conn, bool goodbye)
 	if (!conn->sock)
 		return;
 	sk = conn->sock->sk;
-	nb_restore_callbacks(conn);
-	WRITE_ONCE(conn->live, false);
-	cancel_work_sync(&conn->io_work);
+	nb_conn_silence(conn);
 	conn->ended = READ_ONCE(conn->reset) || sock_flag(sk, SOCK_DONE);
-	/* Polite only between requests, and if nothing of ours would linger. */
-	if (goodbye && !conn->tx_busy && sk->sk_state == TCP_ESTABLISHED &&
-	    !(conn->spliced && sk->sk_wmem_queued)) {
-		nb_goodbye(conn);
-		kernel_sock_shutdown(conn->sock, SHUT_RDWR);
-	} else {
-		/*
-		 * Reset it and drop what it has not sent: writes on it will
-		 * be sent again on the next one, and must not reach the old
-		 * server after those.
-		 */
+	if (goodbye)
+		nb_conn_part(conn);
+	/*
+	 * Without goodbye, reset it and drop what it has not sent: writes on
+	 * it will be sent again on the next one, and must not reach the old
+	 * server after those.
+	 */
+	if (!(sk->sk_shutdown & SEND_SHUTDOWN))
 		sock_no_linger(sk);
-	}
 	sock_hold(sk);
 	sock_release(conn->sock);
 	if (conn->spliced)

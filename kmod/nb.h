@@ -68,6 +68,7 @@ struct sock;
 #define NB_WATCH		(2 * HZ)
 #define NB_STABLE		(5 * HZ)
 #define NB_COMPLAIN		(30 * HZ)
+#define NB_PART_TIME		HZ
 
 enum nb_state {
 	NB_CONNECTING,		/* first attach: there is no disk yet */
@@ -329,6 +330,8 @@ void nb_conn_free(struct nb_conn *conn);
 int nb_conn_open(struct nb_conn *conn, const struct nb_server *server,
 		 char *why);
 void nb_conn_live(struct nb_conn *conn);
+void nb_conn_part(struct nb_conn *conn);
+bool nb_conn_parted(const struct nb_conn *conn);
 void nb_conn_stop(struct nb_conn *conn, bool goodbye);
 bool nb_conn_deaf(const struct nb_conn *conn);
 bool nb_conn_dead(struct nb_conn *conn);

@@ -34,6 +34,7 @@
  *	before writes are sent again	hold=: only if the server that had them
  *					may still have them in hand, and
  *					nobody has fenced it (accept.c)
+ *	the server to close	 1 s	NB_PART_TIME: before the network goes down
  *	between complaints	30 s	NB_COMPLAIN
  *
  * Recovery is on the way to swap and to the root filesystem. The control work
@@ -497,21 +498,41 @@ static void nb_recover(struct nb_device *dev)
 		nb_ctl_later(dev, delay);
 }
 
+static bool nb_all_parted(const struct nb_device *dev)
+{
+	unsigned int i;
+
+	for (i = 0; i < dev->nr_queues; i++)
+		if (!nb_conn_parted(&dev->conns[i]))
+			return false;
+	return true;
+}
+
 /*
  * The machine is going down, and what was written is flushed: say goodbye to
  * the server. Whoever still wants something waits, for the few moments that are
  * left: the root may be mounted yet, and a filesystem that got an error now
  * would give up its journal, or panic if it was told to.
+ *
+ * The network goes down next. A packet lost now would be sent again by nobody,
+ * and one that comes then has been seen to hang the machine: virtio_net of some
+ * kernels spins for ever when it is to acknowledge what came before its device
+ * was shut down. So wait for the server to close its end.
  */
 static void nb_leave(struct nb_device *dev)
 {
+	unsigned long end = jiffies + NB_PART_TIME;
 	struct nb_taken taken = { };
 	unsigned int i;
 
 	if (dev->state == NB_LIVE)
 		blk_mq_quiesce_queue(dev->disk->queue);
 	for (i = 0; i < dev->nr_queues; i++)
-		nb_conn_stop(&dev->conns[i], true);
+		nb_conn_part(&dev->conns[i]);
+	while (!nb_all_parted(dev) && time_before(jiffies, end))
+		usleep_range(500, 1000);
+	for (i = 0; i < dev->nr_queues; i++)
+		nb_conn_stop(&dev->conns[i], false);
 	nb_take_back(dev, &taken);
 	WRITE_ONCE(dev->live_conns, 0);
 	nb_set_state(dev, NB_DELETING);

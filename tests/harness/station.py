@@ -13,6 +13,7 @@ StationError with its end. QEMU dies with us, whatever happens to us.
 import codecs
 import json
 import re
+import shlex
 import socket
 import subprocess
 import tempfile
@@ -28,9 +29,14 @@ from .process import die_with_parent
 BOOT_SECONDS = 180
 COMMAND_SECONDS = 60
 
+SHELL_LINE = 1000       # BusyBox's shell takes no longer ones (1024, all told)
+
 ROOT_REACHED = r"this station has reached its root"
 # Kernel messages land amid what the shell prints, whole lines at a time.
 PRINTK = re.compile(r"\r?\[ *\d+\.\d+\] [^\n]*\n")
+# How a complaint of the kernel begins; its call trace may be longer than a screen.
+TROUBLE = re.compile(r"\bBUG: |\bWARNING: |\bOops: |Kernel panic|: 0000 \[#\d+\]|"
+                     r"rcu: INFO: |blocked for more than|possible circular locking")
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][0-9A-Za-z]|[=>c78])|\x1b\][^\x07]*\x07")
 
 # The host's loopback, as a station on QEMU's own network sees it.
@@ -199,9 +205,12 @@ class Station:
             return ESCAPES.sub("", self._text).replace("\r", "")
 
     def console_tail(self, lines=60):
-        if "Kernel panic" in self.console:
-            lines *= 2      # its first line says most
-        return "\n".join(self.console.splitlines()[-lines:])
+        """The console's end, and before it the first thing the kernel complained of."""
+        said = self.console.splitlines()
+        rest = max(len(said) - lines, 0)
+        first = next((i for i in range(rest) if TROUBLE.search(said[i])), None)
+        trouble = [] if first is None else said[first:min(first + 30, rest)] + ["[...]"]
+        return "\n".join(trouble + said[rest:])
 
     def error(self, what):
         return StationError(f"{what}\n--- the station's console, its end ---\n{self.console_tail()}")
@@ -244,30 +253,22 @@ class Station:
 
     def run(self, command, timeout=COMMAND_SECONDS, check=True):
         """Run a command in the shell on the console. Returns what it printed;
-        with check=False (output, status). The markers are typed in two
-        halves so that the echo of what we type is not taken for them."""
+        with check=False (output, status). All in one line: what is typed while
+        the command runs would be echoed amid what it prints. The markers are
+        typed in two halves so that the echo is not taken for them."""
         self._runs += 1
         n = self._runs
-        self.send(f'echo "@@""{n}<"; {command}\necho "@@""{n}>$?@"\n')
+        line = f'echo "@@""{n}<"; eval {shlex.quote(command)}; echo "@@""{n}>$?@"\n'
+        assert len(line) <= SHELL_LINE, f"too long for BusyBox's line editing: {command!r}"
+        self.send(line)
         match = self.expect(rf"@@{n}<\r*\n([\s\S]*)@@{n}>(\d+)@", timeout, clean=True)
-        output = self._without_echo(match.group(1), n)
+        output = match.group(1).replace("\r", "").strip()
         status = int(match.group(2))
         if not check:
             return output, status
         if status:
             raise self.error(f"{command!r} ended with status {status}:\n{output}")
         return output
-
-    @staticmethod
-    def _without_echo(text, n):
-        """What is left when the prompt and the echo of the end marker's
-        command are taken out. The terminal may have wrapped it, or echoed only
-        the tail of it: bash turns the echo on when it runs a command, amid
-        what we type ahead."""
-        typed = f'echo "@@""{n}>$?@"'
-        lines = text.replace("\r", "").split("\n")
-        return "\n".join(line for line in lines if not (
-            f'"@@""{n}>' in line or (line and typed.endswith(line)))).strip()
 
     # -- machine -----------------------------------------------------------
     def qmp(self, command, **arguments):

@@ -10,6 +10,7 @@ Its data is in .data; what was asked of it in .seen, oldest first.
 import socket
 import struct
 import threading
+import time
 from collections import namedtuple
 
 from harness import wire
@@ -150,6 +151,8 @@ class Connection:
                 server.seen.append(req)
                 server.carried.add(self)
                 if req.type == wire.NBD_CMD_DISC:
+                    time.sleep(server.farewell)
+                    server.closed_at = time.monotonic()
                     return
                 if not (server.hook and server.hook(self, req)):
                     self.carry_out(req)
@@ -182,6 +185,8 @@ class FaultServer:
         self.carried = set()        # connections that brought a request
         self.limit = None           # connections at a time; more are hung up on
         self.refused = 0            # so many were
+        self.farewell = 0           # seconds until it closes after NBD_CMD_DISC
+        self.closed_at = None       # time.monotonic() when it last did
         self.error = None
         self.port = 0
         self.listener = None

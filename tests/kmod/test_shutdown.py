@@ -29,6 +29,24 @@ def test_going_down_flushes_and_says_goodbye(station, server):
     assert server.kinds()[-2:] == [wire.NBD_CMD_FLUSH, wire.NBD_CMD_DISC]
 
 
+def test_the_network_stays_until_the_server_has_closed(station, server):
+    """Of a farewell that is lost there would be no other; and a packet that comes
+    when the card is shut down already has hung a machine."""
+    server.farewell = 0.7
+    station.send("reboot -f\n")
+    station.wait_off(60)
+    off = time.monotonic()
+    assert server.closed_at and server.closed_at < off
+
+
+def test_a_server_that_does_not_close_is_not_waited_for(station, server):
+    server.farewell = 30
+    before = time.monotonic()
+    station.send("reboot -f\n")
+    station.wait_off(60)
+    assert time.monotonic() - before < 20
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("dead", [True, False])
 def test_a_dead_server_does_not_keep_the_machine_on(station, server, dead):
