@@ -43,6 +43,7 @@
  * needs nothing of userland to progress.
  */
 
+#include <linux/delay.h>
 #include <linux/minmax.h>
 #include <linux/sched/mm.h>
 
