@@ -6,7 +6,7 @@
  *
  * Small replies gather in chunks, so that all requests of one recv(2) are
  * answered by one send(2). Data read by a worker leaves from the buffer it was
- * read into; data of an immutable export leaves by sendfile(2) behind its
+ * read into; large data that is in memory leaves by sendfile(2) behind its
  * header (MSG_MORE), never copied. A header that says "no error" is queued only
  * when its data is in hand or is known to be in memory; what fails after that
  * ends the connection, as the spec demands of simple replies.

@@ -123,6 +123,12 @@ static int file_read_now(struct store *s, void *buf, uint32_t len, uint64_t off)
 	return (uint32_t)n == len ? 0 : -EAGAIN;
 }
 
+/*
+ * Of a file that is written, too: what TCP still holds may change under it, but
+ * only by a write that came before the READ was answered in full. Which of the
+ * two such a reader gets, or how much of each, is open anyway, and pread() does
+ * not promise more. (The kernel's NFS server does the same.)
+ */
 static int file_send_fd(struct store *s, uint32_t len, uint64_t off)
 {
 	struct file *f = file_of(s);
@@ -523,7 +529,7 @@ struct store *store_file_open(const char *path, bool read_only, uint64_t size,
 	}
 	if (read_only && !f->device)
 		find_holes(f);
-	if (read_only && os_resident_usable(f->fd)) {
+	if (os_resident_usable(f->fd)) {
 		f->map = mmap(NULL, f->store.size, PROT_READ,
 			      MAP_SHARED | MAP_NORESERVE, f->fd, 0);
 		if (f->map == MAP_FAILED)

@@ -45,10 +45,9 @@ struct store_ops {
 	int (*read_now)(struct store *s, void *buf, uint32_t len, uint64_t off);
 
 	/*
-	 * A file descriptor whose bytes @off .. @off + @len are the answer,
-	 * in memory at this moment, and will not be changed by this server:
-	 * fit for sendfile(2). -1 when any of it does not hold. The
-	 * descriptor stays the store's. Does not block.
+	 * A file descriptor whose bytes @off .. @off + @len are the answer
+	 * and in memory at this moment: fit for sendfile(2). -1 when there is
+	 * none. The descriptor stays the store's. Does not block.
 	 */
 	int (*send_fd)(struct store *s, uint32_t len, uint64_t off);
 
