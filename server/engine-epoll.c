@@ -30,6 +30,7 @@
 
 #include "budget.h"
 #include "conn.h"
+#include "events.h"
 #include "log.h"
 #include "loop.h"
 #include "pool.h"
@@ -58,6 +59,7 @@ struct loop {
 	pthread_t thread;
 	unsigned int index;
 	int epfd, evfd;
+	struct events events;
 	struct exports *exports;
 
 	/* From other threads. */
@@ -551,7 +553,8 @@ static void *loop_main(void *arg)
 	struct loop *l = arg;
 
 	while (!l->stopping || l->n_conns) {
-		int n = epoll_wait(l->epfd, event, EVENTS, patience(l));
+		int n = events_wait(&l->events, l->epfd, event, EVENTS,
+				    patience(l));
 		int i;
 
 		for (i = 0; i < n; i++)
