@@ -406,12 +406,12 @@ static void add_offer(void *context, const char *name,
 	(void)description;
 	if (o->count++ < MAX_OFFERS)
 		append(o->buf, o->size, "%s%.64s", o->count > 1 ? ", " : "",
-		       name[0] ? name : "the default export \"\"");
+		       name[0] ? name : "\"\" (the default export)");
 }
 
 static void explain_no_export(const struct attempt *at, char *buf, size_t size)
 {
-	char offers[MAX_WHY / 2] = "", why[256] = "";
+	char offers[MAX_WHY / 2], why[256];
 	struct offers o = { .buf = offers, .size = sizeof(offers) };
 	unsigned int i;
 	bool listed = false;

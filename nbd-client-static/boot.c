@@ -133,8 +133,7 @@ static int attach_until_done(const struct boot *b)
 		if (at.status == STATUS_OK)
 			break;
 		if (at.error == EEXIST &&
-		    device_fact(b->device, device_is_intree(b->device) ?
-				"pid" : "nb/state", state, sizeof(state))) {
+		    attach_state(b->device, state, sizeof(state))) {
 			say("/dev/%s is attached already", b->device);
 			return STATUS_OK;
 		}
@@ -184,21 +183,18 @@ static enum status parse_file(struct boot *b, const char *path, bool all)
  */
 static bool fall_back(struct boot *b)
 {
-	char path[32], partition[16], name[32];
-	unsigned int i;
+	char path[32], partition[16] = "", name[32];
+	unsigned int i = 0;
 
-	put(name, sizeof(name), "nbd%s", b->device + 2);
 	if (module_ready("nbd"))
 		return false;
-	for (i = 0; i < 16; i++) {
-		partition[0] = '\0';
-		if (i)
-			put(partition, sizeof(partition), "p%u", i);
+	do {
 		put(path, sizeof(path), DEV_PATH "/%s%s", b->device, partition);
 		put(name, sizeof(name), "nbd%s%s", b->device + 2, partition);
 		if (symlink(name, path) < 0 && errno != EEXIST)
 			break;
-	}
+		put(partition, sizeof(partition), "p%u", ++i);
+	} while (i < 16);
 	put(name, sizeof(name), "nbd%s", b->device + 2);
 	strcpy(b->device, name);
 	return true;

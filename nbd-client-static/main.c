@@ -211,7 +211,7 @@ static bool want_server(struct target *t, char *host, const char *port)
 	if (!t->port)
 		t->port = NBD_DEFAULT_PORT;
 	if (port && !port_parse(port, strlen(port), &t->port)) {
-		say("port \"%.100s\" is not a number from 1 to 65535", port);
+		say(NOT_A_PORT, 80, port);
 		return false;
 	}
 	return true;

@@ -73,7 +73,7 @@ static enum dns_result ask(const struct address *server, const char *name,
 	unsigned long long now = uptime_ms(), end = now + ANSWER_MS;
 	struct address found[8];
 	struct question q[2];
-	unsigned int i, n;
+	unsigned int i, n, at;
 	uint8_t msg[1500];
 	struct pollfd p;
 	ssize_t len;
@@ -105,9 +105,10 @@ static enum dns_result ask(const struct address *server, const char *name,
 			/* IPv4 goes first, whatever came first. */
 			if (n > max - *count)
 				n = max - *count;
-			memmove(out + (i ? *count : n), out + (i ? *count : 0),
-				i ? 0 : *count * sizeof(*out));
-			memcpy(out + (i ? *count : 0), found, n * sizeof(*out));
+			at = i ? *count : 0;
+			memmove(out + at + n, out + at,
+				(*count - at) * sizeof(*out));
+			memcpy(out + at, found, n * sizeof(*out));
 			*count += n;
 			if (end > now + OTHER_MS)
 				end = now + OTHER_MS;

@@ -120,7 +120,7 @@ static int converse(const struct address *a, const char *export, list_fn fn,
 	error = sock < 0 ? errno : connected(sock);
 	if (error) {
 		if (error == ENODEV)
-			append(why, size, "there is no network interface %s",
+			append(why, size, "there is no network interface %s yet",
 			       a->zone);
 		else
 			append(why, size, "%s", error_text(error));

@@ -308,12 +308,13 @@ bool next_file(const char *dir, const char *prefix, const char *suffix,
 	       char last[FILE_NAME])
 {
 	uint64_t buf[256];
-	char best[FILE_NAME] = "";
+	char best[FILE_NAME];
 	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	long n, at;
 
 	if (fd < 0)
 		return false;
+	best[0] = '\0';
 	while ((n = sys_getdents(fd, buf, sizeof(buf))) > 0) {
 		for (at = 0; at < n;) {
 			const struct dirent *d =
