@@ -48,7 +48,7 @@ static bool is_news(const struct told *t, const struct attempt *at)
 
 static void tell(struct told *t, const struct attempt *at, const char *device)
 {
-	unsigned long long now = uptime_ms();
+	unsigned long long now = clock_ms();
 	char why[2 * MAX_WHY], since[40];
 	unsigned int seconds = (unsigned int)((now - t->start) / 1000);
 
@@ -101,14 +101,15 @@ static void append_partitions(char *buf, size_t size, const char *device)
 /* root= names a partition: is it there? The driver has scanned for them. */
 static void check_partition(const struct boot *b)
 {
-	unsigned long long end = uptime_ms() + PARTITION_MS;
-	char name[32], fact[32], line[512] = "";
+	unsigned long long end = clock_ms() + PARTITION_MS;
+	char name[32], fact[32], line[512];
 
 	if (!b->partition)
 		return;
 	put(name, sizeof(name), "%sp%u/size", b->device, b->partition);
 	while (!device_fact(b->device, name, fact, sizeof(fact))) {
-		if (uptime_ms() > end) {
+		if (clock_ms() > end) {
+			line[0] = '\0';
 			append_partitions(line, sizeof(line), b->device);
 			say("warning: root=/dev/%sp%u: the disk has no such partition; %s",
 			    b->device, b->partition, line);
@@ -122,7 +123,7 @@ static int attach_until_done(const struct boot *b)
 {
 	static struct facts facts;
 	static struct attempt at;
-	struct told told = { .start = uptime_ms() };
+	struct told told = { .start = clock_ms() };
 	unsigned int wait = FIRST_WAIT_MS;
 	char why[2 * MAX_WHY], state[32];
 
