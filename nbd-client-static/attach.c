@@ -485,7 +485,7 @@ void attach_report(const struct attempt *at, const char *device)
 		append(line, sizeof(line), "the default export");
 	if (device_is_intree(device)) {
 		append(line, sizeof(line), " on ");
-		append_server(at, 0, line, sizeof(line));
+		append_server(at, at->used, line, sizeof(line));
 	} else if (device_fact(device, "nb/server", fact, sizeof(fact))) {
 		append(line, sizeof(line), " on ");
 		for (i = 0; i < at->count; i++) {
