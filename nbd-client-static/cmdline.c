@@ -411,10 +411,11 @@ static bool parse_option(const char *s, struct said *said, char *error)
 	case SIZE:
 		if (!s[len])
 			value = "50%";
+		else if (is_size(value))
+			return wrong(error, "\"" QUOTE "\" is not right; write overlay=tmpfs:%s",
+				     s, value);
 		else if (starts_with(value, "tmpfs:"))
 			value += 6;
-		else
-			value = "";
 		good = is_size(value);
 		break;
 	case WORD:
@@ -426,7 +427,12 @@ static bool parse_option(const char *s, struct said *said, char *error)
 		/* fall through */
 	default:
 		good = parse_number(value, strlen(value), 86400, &v) &&
-		       v >= k->least && (value[0] != '0' || !value[1]);
+		       (v || !k->least) && (value[0] != '0' || !value[1]);
+		if (good && v < k->least) {
+			value = "2";	/* the only .least but 0 and 1 */
+			append(said->warning, MAX_ERROR, "\"" QUOTE "\" becomes timeout=2, the least. ",
+			       s);
+		}
 	}
 	if (!good)
 		return wrong(error, "\"" QUOTE "\" is not right%s", s,
