@@ -124,6 +124,9 @@ static int converse(const struct address *a, const char *export, list_fn fn,
 			       a->zone);
 		else
 			append(why, size, "%s", error_text(error));
+		/* To whoever called, ENOENT is an export, EACCES a rule. */
+		if (a->family == AF_UNIX)
+			error = ENOTCONN;
 		goto out;
 	}
 	nbd_nego_init(&n, export ? NBD_NEGO_GO : NBD_NEGO_LIST, export,
