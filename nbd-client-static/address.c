@@ -143,6 +143,10 @@ static void format_ipv6(const uint8_t ip[16], char *buf, size_t size)
 void address_format(const struct address *a, char buf[ADDRESS_TEXT])
 {
 	buf[0] = '\0';
+	if (a->family == AF_UNIX) {
+		append(buf, ADDRESS_TEXT, "unix:%s", a->path);
+		return;
+	}
 	if (a->family == AF_INET) {
 		append(buf, ADDRESS_TEXT, "%u.%u.%u.%u", a->ip[0], a->ip[1],
 		       a->ip[2], a->ip[3]);
@@ -180,32 +184,32 @@ static bool zone_index(const char *zone, int fd, uint32_t *index)
 int address_connect(const struct address *a, int type)
 {
 	int fd = socket(a->family, type | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	struct sockaddr_in sin;
-	struct sockaddr_in6 sin6;
-	struct sockaddr *sa;
-	socklen_t len;
+	union {
+		struct sockaddr any;
+		struct sockaddr_in in;
+		struct sockaddr_in6 in6;
+		struct sockaddr_un un;
+	} to;
+	socklen_t len = sizeof(to.in);
 	int error;
 
 	if (fd < 0)
 		return -1;
-	if (a->family == AF_INET) {
-		memset(&sin, 0, sizeof(sin));
-		sin.sin_family = AF_INET;
-		sin.sin_port = htons(a->port);
-		memcpy(&sin.sin_addr, a->ip, 4);
-		sa = (struct sockaddr *)&sin;
-		len = sizeof(sin);
+	memset(&to, 0, sizeof(to));
+	to.any.sa_family = (sa_family_t)a->family;
+	to.in.sin_port = htons(a->port);	/* sin6_port is there too */
+	if (a->family == AF_UNIX) {
+		strcpy(to.un.sun_path, a->path);
+		len = sizeof(to.un);
+	} else if (a->family == AF_INET) {
+		memcpy(&to.in.sin_addr, a->ip, 4);
 	} else {
-		memset(&sin6, 0, sizeof(sin6));
-		sin6.sin6_family = AF_INET6;
-		sin6.sin6_port = htons(a->port);
-		memcpy(&sin6.sin6_addr, a->ip, 16);
-		if (!zone_index(a->zone, fd, &sin6.sin6_scope_id))
+		memcpy(&to.in6.sin6_addr, a->ip, 16);
+		if (!zone_index(a->zone, fd, &to.in6.sin6_scope_id))
 			goto fail;
-		sa = (struct sockaddr *)&sin6;
-		len = sizeof(sin6);
+		len = sizeof(to.in6);
 	}
-	if (connect(fd, sa, len) == 0 || errno == EINPROGRESS)
+	if (connect(fd, &to.any, len) == 0 || errno == EINPROGRESS)
 		return fd;
 fail:
 	error = errno;

@@ -10,10 +10,12 @@
 #include <stdint.h>
 
 #define ZONE_MAX 16		/* IFNAMSIZ, with its NUL */
-#define ADDRESS_TEXT 80		/* any address as text, with port and NUL */
+#define UNIX_PATH 107		/* longest of a Unix socket */
+#define ADDRESS_TEXT 120	/* any address as text, with port and NUL */
 
 struct address {
-	int family;		/* AF_INET or AF_INET6 */
+	int family;		/* AF_INET, AF_INET6 or AF_UNIX */
+	const char *path;	/* of a Unix socket; it has none of the others */
 	uint8_t ip[16];		/* network order; the first 4 for IPv4 */
 	char zone[ZONE_MAX];	/* interface of a link-local address, or "" */
 	uint16_t port;		/* host order */
@@ -29,7 +31,10 @@ bool address_parse(const char *s, size_t len, struct address *a);
 /* Is this an address of one link only, which needs a zone? */
 bool address_is_link_local(const struct address *a);
 
-/* "192.0.2.1:1234", "[fe80::1%eth0]:1234"; without port when it is 0. */
+/*
+ * "192.0.2.1:1234", "[fe80::1%eth0]:1234"; without port when it is 0.
+ * "unix:/run/nbd.sock".
+ */
 void address_format(const struct address *a, char buf[ADDRESS_TEXT]);
 
 /*

@@ -406,12 +406,12 @@ static void add_offer(void *context, const char *name,
 	(void)description;
 	if (o->count++ < MAX_OFFERS)
 		append(o->buf, o->size, "%s%.64s", o->count > 1 ? ", " : "",
-		       name[0] ? name : "the default export \"\"");
+		       name[0] ? name : "\"\" (the default export)");
 }
 
 static void explain_no_export(const struct attempt *at, char *buf, size_t size)
 {
-	char offers[MAX_WHY / 2] = "", why[256] = "";
+	char offers[MAX_WHY / 2], why[256];
 	struct offers o = { .buf = offers, .size = sizeof(offers) };
 	unsigned int i;
 	bool listed = false;
@@ -485,7 +485,7 @@ void attach_report(const struct attempt *at, const char *device)
 		append(line, sizeof(line), "the default export");
 	if (device_is_intree(device)) {
 		append(line, sizeof(line), " on ");
-		append_server(at, 0, line, sizeof(line));
+		append_server(at, at->used, line, sizeof(line));
 	} else if (device_fact(device, "nb/server", fact, sizeof(fact))) {
 		append(line, sizeof(line), " on ");
 		for (i = 0; i < at->count; i++) {

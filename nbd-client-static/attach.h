@@ -39,6 +39,7 @@ struct attempt {
 	unsigned int count;
 	struct address servers[CONTROL_SERVERS];
 	const char *hosts[CONTROL_SERVERS];	/* "" where it was an address */
+	unsigned int used;	/* of them, by the kernel's own driver */
 
 	/* What the driver is to be told beside them. */
 	const char *option[OPTIONS];

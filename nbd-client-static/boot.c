@@ -48,7 +48,7 @@ static bool is_news(const struct told *t, const struct attempt *at)
 
 static void tell(struct told *t, const struct attempt *at, const char *device)
 {
-	unsigned long long now = uptime_ms();
+	unsigned long long now = clock_ms();
 	char why[2 * MAX_WHY], since[40];
 	unsigned int seconds = (unsigned int)((now - t->start) / 1000);
 
@@ -101,14 +101,15 @@ static void append_partitions(char *buf, size_t size, const char *device)
 /* root= names a partition: is it there? The driver has scanned for them. */
 static void check_partition(const struct boot *b)
 {
-	unsigned long long end = uptime_ms() + PARTITION_MS;
-	char name[32], fact[32], line[512] = "";
+	unsigned long long end = clock_ms() + PARTITION_MS;
+	char name[32], fact[32], line[512];
 
 	if (!b->partition)
 		return;
 	put(name, sizeof(name), "%sp%u/size", b->device, b->partition);
 	while (!device_fact(b->device, name, fact, sizeof(fact))) {
-		if (uptime_ms() > end) {
+		if (clock_ms() > end) {
+			line[0] = '\0';
 			append_partitions(line, sizeof(line), b->device);
 			say("warning: root=/dev/%sp%u: the disk has no such partition; %s",
 			    b->device, b->partition, line);
@@ -122,7 +123,7 @@ static int attach_until_done(const struct boot *b)
 {
 	static struct facts facts;
 	static struct attempt at;
-	struct told told = { .start = uptime_ms() };
+	struct told told = { .start = clock_ms() };
 	unsigned int wait = FIRST_WAIT_MS;
 	char why[2 * MAX_WHY], state[32];
 
@@ -133,8 +134,7 @@ static int attach_until_done(const struct boot *b)
 		if (at.status == STATUS_OK)
 			break;
 		if (at.error == EEXIST &&
-		    device_fact(b->device, device_is_intree(b->device) ?
-				"pid" : "nb/state", state, sizeof(state))) {
+		    attach_state(b->device, state, sizeof(state))) {
 			say("/dev/%s is attached already", b->device);
 			return STATUS_OK;
 		}
@@ -184,21 +184,18 @@ static enum status parse_file(struct boot *b, const char *path, bool all)
  */
 static bool fall_back(struct boot *b)
 {
-	char path[32], partition[16], name[32];
-	unsigned int i;
+	char path[32], partition[16] = "", name[32];
+	unsigned int i = 0;
 
-	put(name, sizeof(name), "nbd%s", b->device + 2);
 	if (module_ready("nbd"))
 		return false;
-	for (i = 0; i < 16; i++) {
-		partition[0] = '\0';
-		if (i)
-			put(partition, sizeof(partition), "p%u", i);
+	do {
 		put(path, sizeof(path), DEV_PATH "/%s%s", b->device, partition);
 		put(name, sizeof(name), "nbd%s%s", b->device + 2, partition);
 		if (symlink(name, path) < 0 && errno != EEXIST)
 			break;
-	}
+		put(partition, sizeof(partition), "p%u", ++i);
+	} while (i < 16);
 	put(name, sizeof(name), "nbd%s", b->device + 2);
 	strcpy(b->device, name);
 	return true;

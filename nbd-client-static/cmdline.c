@@ -7,8 +7,6 @@
 #include "nbd-wire.h"
 #include "text.h"
 
-#define NOT_A_PORT "port \"%.*s\" is not a number from 1 to 65535"
-
 #define EXAMPLE "write it like nbdroot=server1:1234 or nbdroot=server1:1234/export"
 
 /* How much of an offending word is quoted. */
@@ -319,7 +317,7 @@ enum kind {
 	IMPOSSIBLE,
 };
 
-const char *const option_keys[OPTIONS] = {
+const char option_keys[OPTIONS][OPTION_KEY] = {
 	"ro", "conns", "lost", "hold", "timeout", "station", "overlay",
 	"prefetch",
 };
@@ -388,7 +386,6 @@ static bool is_size(const char *s)
 
 static bool parse_option(const char *s, struct said *said, char *error)
 {
-	static const char *const flags[] = { "0", "1" };
 	size_t len = strcspn(s, "=");
 	const char *value = s[len] ? s + len + 1 : "";
 	const struct known *k = find_option(s, len);
@@ -409,15 +406,16 @@ static bool parse_option(const char *s, struct said *said, char *error)
 		return true;
 	case FLAG:
 		good = !s[len];
-		value = flags[k->least];
+		value = k->least ? "1" : "0";
 		break;
 	case SIZE:
 		if (!s[len])
 			value = "50%";
+		else if (is_size(value))
+			return wrong(error, "\"" QUOTE "\" is not right; write overlay=tmpfs:%s",
+				     s, value);
 		else if (starts_with(value, "tmpfs:"))
 			value += 6;
-		else
-			value = "";
 		good = is_size(value);
 		break;
 	case WORD:
@@ -429,7 +427,12 @@ static bool parse_option(const char *s, struct said *said, char *error)
 		/* fall through */
 	default:
 		good = parse_number(value, strlen(value), 86400, &v) &&
-		       v >= k->least && (value[0] != '0' || !value[1]);
+		       (v || !k->least) && (value[0] != '0' || !value[1]);
+		if (good && v < k->least) {
+			value = "2";	/* the only .least but 0 and 1 */
+			append(said->warning, MAX_ERROR, "\"" QUOTE "\" becomes timeout=2, the least. ",
+			       s);
+		}
 	}
 	if (!good)
 		return wrong(error, "\"" QUOTE "\" is not right%s", s,
@@ -506,8 +509,9 @@ static bool blame(struct said *said, const char *what, const char *word,
 bool target_parse(struct target *t, char *text, const char *what,
 		  struct said *said)
 {
-	char word[84], why[MAX_ERROR] = "", *options;
+	char word[84], why[MAX_ERROR], *options;
 
+	why[0] = '\0';
 	memset(t, 0, sizeof(*t));
 	t->host = "";
 	t->export = "";
@@ -515,8 +519,7 @@ bool target_parse(struct target *t, char *text, const char *what,
 	if (!parse_target(t, text, said, &options, why))
 		append(why, sizeof(why), "; " EXAMPLE);
 	else if (strlen(t->export) > NBD_MAX_STRING)
-		wrong(why, "the export's name is longer than %u bytes",
-		      NBD_MAX_STRING);
+		wrong(why, "the export name is longer than 4096 bytes");
 	else if (parse_options(options, said, why))
 		return true;
 	return blame(said, what, word, why);
@@ -524,8 +527,9 @@ bool target_parse(struct target *t, char *text, const char *what,
 
 bool options_parse(char *list, const char *what, struct said *said)
 {
-	char word[84], why[MAX_ERROR] = "";
+	char word[84], why[MAX_ERROR];
 
+	why[0] = '\0';
 	put(word, sizeof(word), "%s", list);
 	return parse_options(list, said, why) || blame(said, what, word, why);
 }
@@ -602,7 +606,7 @@ static bool add_target(struct boot *b, char *text, const char *what)
 
 enum boot_result boot_parse(struct boot *b, const char *cmdline)
 {
-	static const char *const keys[] = {
+	static const char keys[][8] = {
 		"root", "netroot", "nbdport", "nbddev", "nbdopts", "nbdroot",
 	};
 	enum { ROOT, NETROOT, PORT, DEVICE, OPTS, NBDROOT };

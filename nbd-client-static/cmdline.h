@@ -56,7 +56,8 @@ enum option {
 	OPTIONS
 };
 
-extern const char *const option_keys[OPTIONS];
+#define OPTION_KEY 9	/* "prefetch", with its NUL */
+extern const char option_keys[OPTIONS][OPTION_KEY];
 
 /*
  * What was said beside where the export is. Options are kept as the driver
@@ -111,6 +112,9 @@ bool device_parse(const char *text, char device[MAX_DEVICE]);
 
 /* Is it one of the kernel's own driver, "nbd0"? */
 bool device_is_intree(const char *device);
+
+/* What is to be said of a word that is none: its length and the word. */
+#define NOT_A_PORT "port \"%.*s\" is not a number from 1 to 65535"
 
 /* The @len bytes at @text as a port, 1 to 65535. */
 bool port_parse(const char *text, size_t len, uint16_t *port);

@@ -149,12 +149,12 @@ bool control_ready(char *why, size_t size)
 		return true;
 	status = module_ready("nb");
 	if (!status) {
-		end = uptime_ms() + NODE_MS;
+		end = clock_ms() + NODE_MS;
 		do {
 			if (node_exists())
 				return true;
 			sleep_ms(50);
-		} while (uptime_ms() < end);
+		} while (clock_ms() < end);
 		append(why, size, "the driver nb is loaded, but there is no " CONTROL_PATH "; is devtmpfs mounted on /dev?");
 		return false;
 	}

@@ -162,8 +162,9 @@ void facts_add_netconf(struct facts *f, char *text)
 
 static void load_station(struct facts *f)
 {
-	char name[FILE_NAME] = "", path[128], value[64];
+	char name[FILE_NAME], path[128], value[64];
 
+	name[0] = '\0';
 	if (read_line(BOOT_ID_PATH, f->boot, sizeof(f->boot)) != BOOT_ID)
 		f->boot[0] = '\0';
 	/* The card with a cable; the first one if several have one. */

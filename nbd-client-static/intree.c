@@ -217,44 +217,52 @@ static void settle(int fd)
 	intree_mark[0] = '@';
 }
 
-/* Try each server once. 0: connected again; -1: nobody wants it any more. */
-static int connect_again(const struct attempt *at, const char *device, int *fd,
-			 const struct nbd_export *was, char *why, size_t size)
+/*
+ * Try each server once, in their order, for an export that is the same as @was
+ * where that is not NULL. 0 and *@fd; or an errno and what the last one said.
+ */
+static int open_any(struct attempt *at, const struct nbd_export *was, int *fd,
+		    struct nbd_export *e, char *why, size_t size)
 {
-	struct nbd_export e;
-	unsigned int i;
-	int error = 1, sock;
+	int error = 1;
 
-	for (i = 0; i < at->count; i++) {
-		error = server_open(&at->servers[i], at->export, &sock, &e,
+	for (at->used = 0; error && at->used < at->count; at->used++) {
+		error = server_open(&at->servers[at->used], at->export, fd, e,
 				    why, size);
-		if (error)
-			continue;
-		set_socket(sock);
-		if (!is_same(was, &e)) {
+		if (!error && was && !is_same(was, e)) {
 			put(why, size, "the export is another one now");
 			error = ESTALE;
-		} else {
-			error = give_socket(NBD_CMD_RECONFIGURE, device, sock,
-					    NULL, 0, 0);
-		}
-		if (!error) {
 			close(*fd);
-			*fd = sock;
-			why[0] = '\0';
-			append_server(at, i, why, size);
-			return 0;
 		}
-		close(sock);
-		/* There is no such device any more: it was detached. */
-		if (error == EINVAL || error == ENODEV)
-			return -1;
 	}
+	at->used--;
+	if (!error)
+		set_socket(*fd);
 	return error;
 }
 
+/* 0: connected again; -1: nobody wants it any more. */
+static int connect_again(struct attempt *at, const char *device, int fd,
+			 const struct nbd_export *was, char *why, size_t size)
+{
+	struct nbd_export e;
+	int sock, error = open_any(at, was, &sock, &e, why, size);
+
+	if (error)
+		return error;
+	error = give_socket(NBD_CMD_RECONFIGURE, device, sock, NULL, 0, 0);
+	if (!error) {
+		dup2(sock, fd);
+		why[0] = '\0';
+		append_server(at, at->used, why, size);
+	}
+	close(sock);
+	/* There is no such device any more: it was detached. */
+	return error == EINVAL || error == ENODEV ? -1 : error;
+}
+
 __attribute__((noreturn))
-static void stay(const struct attempt *at, const char *device, int fd,
+static void stay(struct attempt *at, const char *device, int fd,
 		 const struct nbd_export *e)
 {
 	unsigned int wait;
@@ -272,7 +280,7 @@ static void stay(const struct attempt *at, const char *device, int fd,
 		say("%s: the connection is lost; connecting again until it works",
 		    device);
 		for (wait = FIRST_WAIT_MS;;) {
-			error = connect_again(at, device, &fd, e, why,
+			error = connect_again(at, device, fd, e, why,
 					      sizeof(why));
 			if (error <= 0)
 				break;
@@ -292,10 +300,7 @@ bool intree_attach(struct attempt *at, const char *device)
 {
 	struct nbd_export e;
 	char why[256], path[32];
-	struct address a;
-	const char *host;
-	unsigned int i;
-	int error = 0, fd = -1;
+	int error, fd;
 	pid_t pid;
 
 	if (module_ready("nbd")) {
@@ -303,24 +308,17 @@ bool intree_attach(struct attempt *at, const char *device)
 		at->final = true;
 		return false;
 	}
-	for (i = 0; i < at->count; i++) {
-		error = server_open(&at->servers[i], at->export, &fd, &e, why,
-				    sizeof(why));
-		if (!error)
-			break;
-	}
+	error = open_any(at, NULL, &fd, &e, why, sizeof(why));
 	if (error) {
 		/* As for the other driver, the last one is told of. */
-		i--;
 		attach_failed(at, attach_status(error), error, "%s", "");
-		append_server(at, i, at->why, MAX_WHY);
+		append_server(at, at->used, at->why, MAX_WHY);
 		append(at->why, MAX_WHY, ": %s", why);
 		at->hint = attach_hint(error);
 		return false;
 	}
 	if (at->option[OPT_RO] && at->option[OPT_RO][0] == '1')
 		e.flags |= NBD_FLAG_READ_ONLY;
-	set_socket(fd);
 	error = give_socket(NBD_CMD_CONNECT, device, fd, &e,
 			    number_option(at->option[OPT_TIMEOUT], LINK_SECONDS),
 			    number_option(at->option[OPT_LOST], FOREVER_SECONDS));
@@ -333,12 +331,6 @@ bool intree_attach(struct attempt *at, const char *device)
 		at->final = true;
 		return false;
 	}
-	a = at->servers[0];
-	at->servers[0] = at->servers[i];
-	at->servers[i] = a;
-	host = at->hosts[0];
-	at->hosts[0] = at->hosts[i];
-	at->hosts[i] = host;
 	pid = fork();
 	if (!pid)
 		stay(at, device, fd, &e);

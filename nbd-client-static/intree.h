@@ -13,8 +13,8 @@ struct attempt;
 /*
  * Attach @device ("nbd0") from the servers in @at, asked in their order, for
  * @at->export. True once it can be used, and then a process stays behind that
- * connects it again when a server goes away; else @at says why not. On success
- * @at->servers[0] is the server in use.
+ * connects it again when a server goes away; else @at says why not. @at->used
+ * is the last server that was asked, on success the one in use.
  */
 bool intree_attach(struct attempt *at, const char *device);
 

@@ -21,6 +21,7 @@
 static const char usage[] =
 "nbd-client HOST [PORT] DEVICE [-N EXPORT] [OPTION...]  attach, as in\n"
 "    server1 1234 nb0 -N lab conns=4\n"
+"nbd-client -u PATH nbd0    the same over a Unix socket\n"
 "nbd-client -d DEVICE [-f]  detach (-f: even when in use)\n"
 "nbd-client -c DEVICE       is it attached? prints its state\n"
 "nbd-client -l HOST [PORT]  list what a server exports\n"
@@ -37,14 +38,16 @@ static const char usage[] =
 enum action {
 	ATTACH = 'a', DETACH = 'd', CHECK = 'c', LIST = 'l', STATUS = 's',
 	BOOT = 'b', PARSE = 'p', HELP = 'h', SHOW_VERSION = 'V',
-	/* not an action, but more about one; the first five with a word */
-	EXPORT = 'N', CMDLINE = 'L', TIMEOUT = 't', CONNS = 'C', DEAD = 'D',
+	/* not an action, but more about one; the first line with a word */
+	EXPORT = 'N', CMDLINE = 'L', TIMEOUT = 't', CONNS = 'C', DEAD = 'D', UNIX = 'u',
 	FORCE = 'f', JSON = 'j', READ_ONLY = 'R',
 	NOTHING = '0',		/* it is always so here */
 	POINTLESS = '1',	/* there is nothing to choose here */
 	POINTLESS_WORD = '2',	/* the same, with a word behind it */
 	REFUSED = 'x',
 };
+
+static const char with_word[] = "NLtCDu2";
 
 /* With one dash or two, and as the classic nbd-client names them. */
 static const char options[] =
@@ -55,8 +58,8 @@ static const char options[] =
 	"R R\0" "readonly R\0" "p 0\0" "persist 0\0" "s 0\0" "swap 0\0" "m 0\0"
 	"systemd-mark 0\0" "n 1\0" "nofork 1\0" "L 1\0" "nonetlink 1\0" "S 1\0"
 	"sdp 1\0" "g 1\0" "no-optgo 1\0" "P 1\0" "preinit 1\0" "b 2\0"
-	"block-size 2\0" "B 2\0" "size 2\0" "i 2\0" "identifier 2\0" "u x\0"
-	"unix x\0" "x x\0" "enable-tls x\0" "F x\0" "certfile x\0" "K x\0"
+	"block-size 2\0" "B 2\0" "size 2\0" "i 2\0" "identifier 2\0" "u u\0"
+	"unix u\0" "x x\0" "enable-tls x\0" "F x\0" "certfile x\0" "K x\0"
 	"keyfile x\0" "A x\0" "cacertfile x\0" "H x\0" "tlshostname x\0";
 
 struct arguments {
@@ -64,6 +67,7 @@ struct arguments {
 	bool force, json;
 	const char *export;
 	const char *cmdline;
+	char *path;		/* of a Unix socket; it becomes the first word */
 	char *words[4];
 	unsigned int count;
 	struct said said;
@@ -99,8 +103,8 @@ static bool parse_arguments(struct arguments *a, int argc, char **argv)
 	int i;
 
 	for (i = 1; i < argc; i++) {
-		char *word = argv[i], *value;
-		const char *o = word;
+		char *word = argv[i], *value, letter[] = "?";
+		const char *o = word, *found;
 
 		if (!dashes || o[0] != '-' || !o[1]) {
 			/* not the '=' of a URI, which follows a slash */
@@ -127,11 +131,21 @@ static bool parse_arguments(struct arguments *a, int argc, char **argv)
 		value = strchr(word, '=');
 		if (value)
 			*value++ = '\0';
-		o = packed_find(options, o);
-		if (!o)
+		found = packed_find(options, o);
+		/* "-t30" is "-t 30", and "-Na=b" is "-N a=b". */
+		if (!found && o == word + 1) {
+			if (value)
+				value[-1] = '=';
+			letter[0] = *o;
+			value = word + 2;
+			found = packed_find(options, letter);
+			if (found && !strchr(with_word, *found))
+				found = NULL;
+		}
+		if (!found)
 			return bad_usage("unknown option", word);
-		action = (enum action)*o;
-		if (strchr("NLtCD2", action) && !value) {
+		action = (enum action)*found;
+		if (strchr(with_word, action) && !value) {
 			value = argv[++i];
 			if (!value)
 				return bad_usage("a word is missing after", word);
@@ -148,6 +162,12 @@ static bool parse_arguments(struct arguments *a, int argc, char **argv)
 			break;
 		case CMDLINE:
 			a->cmdline = value;
+			break;
+		case UNIX:
+			if (*value != '/' || strlen(value) > UNIX_PATH)
+				return bad_usage("not an absolute path of 107 bytes at most:",
+						 value);
+			a->path = value;
 			break;
 		case TIMEOUT:
 		case CONNS:
@@ -168,10 +188,15 @@ static bool parse_arguments(struct arguments *a, int argc, char **argv)
 			    word);
 			break;
 		case REFUSED:
-			return bad_usage("no TLS and no Unix sockets yet:", word);
+			return bad_usage("no TLS yet:", word);
 		default:
 			a->action = action;
 		}
+	}
+	if (a->path) {
+		memmove(a->words + 1, a->words, 3 * sizeof(a->words[0]));
+		a->words[0] = a->path;
+		a->count++;
 	}
 	return true;
 }
@@ -194,11 +219,21 @@ static bool want_device(const char *word, char device[MAX_DEVICE])
 	return false;
 }
 
-static bool want_server(struct target *t, char *host, const char *port)
+static bool want_server(struct target *t, const struct arguments *a,
+			const char *port)
 {
+	char *host = a->words[0];
 	struct said said;
 	bool ok;
 
+	if (a->path) {
+		memset(t, 0, sizeof(*t));
+		t->host = t->address.path = host;
+		t->literal = true;
+		t->address.family = AF_UNIX;
+		t->export = "";
+		return true;
+	}
 	memset(&said, 0, sizeof(said));
 	ok = starts_with(host, "nbd://") ?
 		target_parse(t, host, "", &said) :
@@ -211,7 +246,7 @@ static bool want_server(struct target *t, char *host, const char *port)
 	if (!t->port)
 		t->port = NBD_DEFAULT_PORT;
 	if (port && !port_parse(port, strlen(port), &t->port)) {
-		say("port \"%.100s\" is not a number from 1 to 65535", port);
+		say(NOT_A_PORT, 80, port);
 		return false;
 	}
 	return true;
@@ -224,11 +259,20 @@ static int attach(struct arguments *a)
 	char device[MAX_DEVICE], why[2 * MAX_WHY];
 	struct target t;
 
-	if (!want_words(a, 2, 3, "a host and a device are needed"))
+	if (a->count == 1 && device_parse(a->words[0], device)) {
+		say("/etc/nbdtab is not read; write it like nbd-client server1 1234 %s -N lab",
+		    a->words[0]);
 		return STATUS_USAGE;
-	if (!want_server(&t, a->words[0], a->count == 3 ? a->words[1] : NULL) ||
+	}
+	if (!want_words(a, 2, 3, "a host and a device are needed") ||
+	    !want_server(&t, a, a->count == 3 ? a->words[1] : NULL) ||
 	    !want_device(a->words[a->count - 1], device))
 		return STATUS_USAGE;
+	if (a->path && !device_is_intree(device)) {
+		say("the driver nb speaks TCP only; for a Unix socket write nbd%s, the kernel's own driver",
+		    device + 2);
+		return STATUS_USAGE;
+	}
 	if (a->said.option[OPT_OVERLAY])
 		return bad_usage("for --boot only:", "overlay"),
 		       STATUS_USAGE;
@@ -325,7 +369,7 @@ static int list(struct arguments *a)
 	int error;
 
 	if (!want_words(a, 1, 2, "-l wants a host, and perhaps a port") ||
-	    !want_server(&t, a->words[0], a->count == 2 ? a->words[1] : NULL))
+	    !want_server(&t, a, a->count == 2 ? a->words[1] : NULL))
 		return STATUS_USAGE;
 	addresses[0] = t.address;
 	if (!t.literal) {

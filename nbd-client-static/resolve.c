@@ -70,10 +70,10 @@ static enum dns_result ask(const struct address *server, const char *name,
 			   struct address *out, unsigned int max,
 			   unsigned int *count, int *error)
 {
-	unsigned long long now = uptime_ms(), end = now + ANSWER_MS;
+	unsigned long long now = clock_ms(), end = now + ANSWER_MS;
 	struct address found[8];
 	struct question q[2];
-	unsigned int i, n;
+	unsigned int i, n, at;
 	uint8_t msg[1500];
 	struct pollfd p;
 	ssize_t len;
@@ -88,7 +88,7 @@ static enum dns_result ask(const struct address *server, const char *name,
 	       (!q[0].result || !q[1].result)) {
 		poll(&p, 1, (int)(end - now));
 		len = recv(p.fd, msg, sizeof(msg), 0);
-		now = uptime_ms();
+		now = clock_ms();
 		if (len < 0) {
 			if (errno == EAGAIN || errno == EINTR)
 				continue;
@@ -105,9 +105,10 @@ static enum dns_result ask(const struct address *server, const char *name,
 			/* IPv4 goes first, whatever came first. */
 			if (n > max - *count)
 				n = max - *count;
-			memmove(out + (i ? *count : n), out + (i ? *count : 0),
-				i ? 0 : *count * sizeof(*out));
-			memcpy(out + (i ? *count : 0), found, n * sizeof(*out));
+			at = i ? *count : 0;
+			memmove(out + at + n, out + at,
+				(*count - at) * sizeof(*out));
+			memcpy(out + at, found, n * sizeof(*out));
 			*count += n;
 			if (end > now + OTHER_MS)
 				end = now + OTHER_MS;
@@ -165,7 +166,7 @@ static enum dns_result look_up(struct lookup *l, const struct address *server)
 	unsigned int i;
 	int error;
 
-	for (i = 0; i <= searches && uptime_ms() < l->end; i++) {
+	for (i = 0; i <= searches && clock_ms() < l->end; i++) {
 		put(full, sizeof(full), "%s%s%s", l->name,
 			 i < searches ? "." : "",
 			 i < searches ? l->facts->search[i] : "");
@@ -190,7 +191,7 @@ unsigned int resolve(const char *name, const struct facts *facts,
 	static char hosts[MAX_HOSTS];
 	struct lookup l = {
 		.name = name, .facts = facts, .out = out, .max = max,
-		.end = uptime_ms() + TOTAL_MS, .why = why, .size = size,
+		.end = clock_ms() + TOTAL_MS, .why = why, .size = size,
 		.told = -1,
 	};
 	unsigned int round, i;

@@ -18,7 +18,7 @@ static int wait_for(int fd, short events, unsigned long long end)
 	unsigned long long now;
 
 	for (;;) {
-		now = uptime_ms();
+		now = clock_ms();
 		if (now >= end)
 			return ETIMEDOUT;
 		if (poll(&p, 1, (int)(end - now)) > 0)
@@ -28,7 +28,7 @@ static int wait_for(int fd, short events, unsigned long long end)
 
 static int connected(int fd)
 {
-	int error = wait_for(fd, POLLOUT, uptime_ms() + CONNECT_MS);
+	int error = wait_for(fd, POLLOUT, clock_ms() + CONNECT_MS);
 	socklen_t len = sizeof(error);
 
 	if (!error && getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) < 0)
@@ -40,7 +40,7 @@ static int connected(int fd)
 static int step(struct nbd_nego *n, int fd, bool sending,
 		unsigned long long end)
 {
-	unsigned long long limit = uptime_ms() + STEP_MS;
+	unsigned long long limit = clock_ms() + STEP_MS;
 	const u8 *out;
 	ssize_t done;
 	size_t len;
@@ -72,7 +72,7 @@ static int step(struct nbd_nego *n, int fd, bool sending,
 /* Until the negotiation ends. 0 or an errno. */
 static int talk(struct nbd_nego *n, int fd, list_fn fn, void *context)
 {
-	unsigned long long end = uptime_ms() + TOTAL_MS;
+	unsigned long long end = clock_ms() + TOTAL_MS;
 	int error = 0;
 
 	while (!error) {
@@ -120,10 +120,13 @@ static int converse(const struct address *a, const char *export, list_fn fn,
 	error = sock < 0 ? errno : connected(sock);
 	if (error) {
 		if (error == ENODEV)
-			append(why, size, "there is no network interface %s",
+			append(why, size, "there is no network interface %s yet",
 			       a->zone);
 		else
 			append(why, size, "%s", error_text(error));
+		/* To whoever called, ENOENT is an export, EACCES a rule. */
+		if (a->family == AF_UNIX)
+			error = ENOTCONN;
 		goto out;
 	}
 	nbd_nego_init(&n, export ? NBD_NEGO_GO : NBD_NEGO_LIST, export,

@@ -66,9 +66,10 @@ static void print_member(const char *key, char *value, bool json, bool more)
 
 static void print_device(const char *device, bool json)
 {
-	char name[FILE_NAME] = "", path[160], value[MAX_VALUE], word[MAX_DEVICE];
+	char name[FILE_NAME], path[160], value[MAX_VALUE], word[MAX_DEVICE];
 	uint64_t sectors = 0;
 
+	name[0] = '\0';
 	device_fact(device, "size", value, sizeof(value));
 	parse_number(value, strlen(value), UINT64_MAX / 512, &sectors);
 	if (json)
@@ -98,9 +99,10 @@ static void print_device(const char *device, bool json)
 
 int status_main(const char *device, bool json)
 {
-	char name[FILE_NAME] = "", state[64];
+	char name[FILE_NAME], state[64];
 	unsigned int count = 0;
 
+	name[0] = '\0';
 	if (json)
 		print("[");
 	while (next_file(SYSBLOCK_PATH, "nb", "", name)) {

@@ -308,12 +308,13 @@ bool next_file(const char *dir, const char *prefix, const char *suffix,
 	       char last[FILE_NAME])
 {
 	uint64_t buf[256];
-	char best[FILE_NAME] = "";
+	char best[FILE_NAME];
 	int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 	long n, at;
 
 	if (fd < 0)
 		return false;
+	best[0] = '\0';
 	while ((n = sys_getdents(fd, buf, sizeof(buf))) > 0) {
 		for (at = 0; at < n;) {
 			const struct dirent *d =
@@ -365,29 +366,16 @@ char *next_word(char **text)
 	return word;
 }
 
-static unsigned long long wall_us(void)
+unsigned long long clock_ms(void)
 {
-	struct timeval tv;
+	/* A 32-bit kernel's count may wrap five minutes after its start. */
+	static unsigned long start;
+	struct tms tms;
+	unsigned long now = (unsigned long)times(&tms);
 
-	gettimeofday(&tv, NULL);
-	return (unsigned long long)tv.tv_sec * 1000000 +
-	       (unsigned long long)tv.tv_usec;
-}
-
-unsigned long long uptime_ms(void)
-{
-	char buf[64];
-	size_t len;
-	uint64_t ms;
-
-	/* "1234.56 ...": seconds and hundredths */
-	read_file("/proc/uptime", buf, sizeof(buf));
-	len = strcspn(buf, ".");
-	if (parse_number(buf, len, UINT64_MAX / 2000, &ms) && buf[len] &&
-	    buf[len + 1] && buf[len + 2])
-		return ms * 1000 + (unsigned int)(buf[len + 1] - '0') * 100 +
-		       (unsigned int)(buf[len + 2] - '0') * 10;
-	return wall_us() / 1000;
+	if (!start)
+		start = now - 1;
+	return (now - start) * 10ULL;	/* USER_HZ is 100 */
 }
 
 void sleep_ms(unsigned int ms)
@@ -398,9 +386,13 @@ void sleep_ms(unsigned int ms)
 void random_bytes(void *p, size_t len)
 {
 	int fd = open("/dev/urandom", O_RDONLY | O_CLOEXEC);
-	unsigned long long now = wall_us() * 6364136223846793005ULL;
+	struct timeval tv;
+	unsigned long long now;
 
 	/* What the clock gives, should there be no /dev yet. */
+	gettimeofday(&tv, NULL);
+	now = ((unsigned long long)tv.tv_sec * 1000000 +
+	       (unsigned long long)tv.tv_usec) * 6364136223846793005ULL;
 	memcpy(p, (char *)&now + sizeof(now) - len, len);
 	if (fd < 0)
 		return;

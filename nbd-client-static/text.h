@@ -90,8 +90,8 @@ bool next_file(const char *dir, const char *prefix, const char *suffix,
 char *next_line(char **text);
 char *next_word(char **text);
 
-/* Milliseconds since the machine started; never goes back. */
-unsigned long long uptime_ms(void);
+/* Milliseconds, from 10 at the first call, in steps of 10; never goes back. */
+unsigned long long clock_ms(void);
 
 /* Sleep; a signal may end it early. */
 void sleep_ms(unsigned int ms);

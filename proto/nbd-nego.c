@@ -620,9 +620,10 @@ static void explain_refusal(struct text *t, const struct nbd_nego *n)
 		add(t, "the server is shutting down");
 		break;
 	default:
-		add(t, "the server refused ");
-		add(t, nbd_option_name(n->option));
-		add(t, " with ");
+		/* Every other option we can do without. */
+		add(t, n->option == NBD_OPT_LIST ?
+		       "the server refused NBD_OPT_LIST with " :
+		       "the server refused NBD_OPT_GO with ");
 		add(t, nbd_reply_name(n->refusal));
 	}
 	if (n->text[0]) {

@@ -2,7 +2,11 @@
 """A second choice: where nb.ko cannot be loaded the kernel's own nbd carries the
 root, and the client stays behind to connect it again; where the first server is
 down, the second serves."""
+import shutil
+
+from harness.guest import make_initramfs, put_program
 from harness.images import clean_filesystem
+from harness.kernel import BUILD, TOP
 from harness.server import free_port
 from harness.station import HOST
 
@@ -10,11 +14,12 @@ from harness.station import HOST
 def test_without_our_driver(make_server, root_image, make_station):
     """The console says which driver it is and at what price; the server's
     restart is survived after switch_root, and so is what systemd does to every
-    process at shutdown: SIGSTOP, then SIGCONT."""
+    process at shutdown: SIGSTOP, then SIGCONT. All the while the first server is down."""
     server = make_server(root_image)
-    station = make_station(nbdroot=f"{HOST}:{server.port}", append="module_blacklist=nb")
+    station = make_station(nbdroot=f"{HOST}:{free_port()} nbdroot={HOST}:{server.port}",
+                           append="module_blacklist=nb")
     station.expect(r"nbd-client: the driver nb for kernel \S+ does not load", 150)
-    station.expect(r"nbd-client: /dev/nbd0 is the default export on 10\.0\.2\.2:\d+, 64\.0 MiB")
+    station.expect(r"nbd-client: /dev/nbd0 is the default export on 10\.0\.2\.2:" + f"{server.port}, 64")
     station.expect(r"nbd-client: warning: the root is on the kernel's own driver nbd, not on nb: "
                    "a process must live on")
     station.wait_for_root()
@@ -59,3 +64,35 @@ def test_first_server_is_down(make_server, root_image, make_station):
     assert station.run("cat /sys/block/nb0/nb/server") == f"{HOST}:{server.port}"
     assert station.run("cat /sys/block/nb0/nb/servers").split() == [f"{HOST}:{down}", f"{HOST}:{server.port}"]
     station.poweroff()
+
+
+def test_over_a_unix_socket(kernel, make_station, tmp_path):
+    """The kernel's own driver is handed one, and the client that stays connects it
+    again: a server and its station on one machine."""
+    extra = tmp_path / "extra"
+    shutil.copytree(TOP / "tests/kmod/rig", extra)
+    put_program(extra, BUILD / "server/nbd-server")
+    station = make_station(initramfs=make_initramfs(kernel, extra, tmp_path / "unix.img"), root=None)
+    station.expect("the rig is up", 150)
+    station.expect(r"station:\S*# ")
+    station.run("modprobe nbd; dd if=/dev/zero of=/run/image bs=1M count=16 2>/dev/null; cd /run; "
+                r"printf '[generic]\nunixsock=/run/nbd.sock\nallowlist=true\n[lab]\nexportname=/run/image\n' >config")
+    serve = ("nbd-server -n -C /run/config >/run/log 2>&1 & server=$!; "
+             "until grep -q 'listening on' /run/log; do sleep 0.1; done")
+
+    assert station.run("nbd-client -u /run/nbd.sock nbd0 -N lab 2>&1", check=False) == \
+        ("nbd-client: unix:/run/nbd.sock: no such file", 5)
+    station.run(serve)
+    said, status = station.run("nbd-client -N none -unix /run/nbd.sock nbd0 2>&1", check=False)
+    assert 'unix:/run/nbd.sock: no export "none" (server offers: lab)' in said and status == 6
+    said = station.run("nbd-client /dev/nbd0 -unix /run/nbd.sock -N lab 2>&1")
+    assert '/dev/nbd0 is "lab" on unix:/run/nbd.sock, 16.0 MiB' in said
+    station.run("echo before | dd of=/dev/nbd0 conv=fsync 2>/dev/null")
+    station.run("kill -9 $server; wait $server; " + serve)
+    station.run("echo after | dd of=/dev/nbd0 bs=512 seek=1 conv=fsync 2>/dev/null; "
+                "echo 3 >/proc/sys/vm/drop_caches", timeout=150)
+    assert station.run("dd if=/dev/nbd0 bs=512 count=2 2>/dev/null | tr -d '\\000'").split() == ["before", "after"]
+    assert station.run("dmesg | grep -c 'connected again to unix:/run/nbd.sock'") == "1"
+    station.run("nbd-client -c nbd0 >/dev/null && nbd-client -d nbd0")
+    station.run("while grep -q nbd-client /proc/[0-9]*/comm 2>/dev/null; do sleep 0.1; done")
+    assert "I/O error" not in station.console

@@ -136,8 +136,9 @@ def test_options(client, driver):
     assert driver.lines == ["attach dev=nb0 server=127.0.0.1:1 ro=1 conns=4 lost=60 hold=0 timeout=9 export="]
     assert result.stderr.count("has no effect here") == 2
     assert 'warning: "bs=1024" has no effect' in result.stderr
-    for bad, words in ((("-C", "x"), '"conns=x" is not right'), (("-u", "/s"), "Unix sockets"),
-                       (("-x",), "TLS"), (("conns",), "conns"), (("tls=1",), "not possible yet"), (("-N",), 'missing after "-N"'),
+    for bad, words in ((("-C", "x"), '"conns=x" is not right'), (("-x",), "no TLS"), (("-Cx",), '"conns=x" is not right'),
+                       (("-t", "0"), '"timeout=0" is not right'), (("-nam=x",), 'unknown option "-nam=x"'),
+                       (("-f9",), 'unknown option "-f9"'), (("--t30",), 'unknown option "--t30"'), (("conns",), "conns"), (("tls=1",), "not possible yet"), (("-N",), 'missing after "-N"'),
                        (("--nam=x",), 'unknown option "--nam"'), (("overlay=tmpfs:1g",), "for --boot only")):
         assert words in client.run("127.0.0.1", "1", "nb0", *bad).stderr
     assert len(driver.lines) == 1
@@ -147,6 +148,42 @@ def test_options(client, driver):
 def test_options_with_an_equals_sign(client, driver, name):
     client.run("127.0.0.1", "1", "nb0", *name, "--timeout=9", "-connections=2", "-block-size=512", "-R")
     assert driver.lines == ["attach dev=nb0 server=127.0.0.1:1 ro=1 conns=2 lost=wait timeout=9 export=a=b"]
+
+
+def test_values_glued_to_their_letters(each):
+    """As getopt reads them; a whole name goes first (-name=x is not -N ame=x)."""
+    each.run("127.0.0.1", "1", "nb0", "-C4", "-t30", "-b512", "-D60", "-Na=b")
+    assert each.read("dev/nb-control") == "attach dev=nb0 server=127.0.0.1:1 conns=4 lost=60 timeout=30 export=a=b"
+
+
+def test_the_shortest_timeout(client, driver):
+    """The driver and TCP know no shorter one: the classic client's -t 1 becomes that."""
+    result = client.run("127.0.0.1", "1", "nb0", "-t", "1")
+    assert driver.lines == ["attach dev=nb0 server=127.0.0.1:1 lost=wait timeout=2 export="]
+    assert 'warning: "timeout=1" becomes timeout=2, the least' in result.stderr
+
+
+def test_nbdtab(each):
+    for device in ("/dev/nbd0", "nb3"):
+        result = each.run(device)
+        assert result.returncode == 2
+        assert result.stderr == ("nbd-client: /etc/nbdtab is not read; write it like "
+                                 f"nbd-client server1 1234 {device} -N lab\n")
+
+
+@pytest.mark.parametrize("args,words", [
+    (("-u", "/run/nbd.sock", "/dev/nb3"), "the driver nb speaks TCP only; for a Unix socket write nbd3, the kernel's own driver"),
+    (("-u", "nbd.sock", "nbd0"), 'not an absolute path of 107 bytes at most: "nbd.sock"'),
+    (("-unix", "/" + 107 * "x", "nbd0"), "not an absolute path of 107 bytes"),
+    (("-unix", "/run/nbd.sock"), "a host and a device are needed"),
+    (("/run/nbd.sock", "nbd0"), '"/run/nbd.sock" is neither a host name nor an address'),
+    (("nbd0", "-u"), 'a word is missing after "-u"'),
+])
+def test_unix_socket_refused(each, args, words):
+    """Not by guesses: a host is no path, and the path must outlive our directory."""
+    result = each.run(*args)
+    assert result.returncode == 2
+    assert words in result.stderr and result.stderr.count("\n") == 1
 
 
 def test_uri(client, driver):

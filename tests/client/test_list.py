@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 
@@ -50,6 +51,24 @@ def test_our_server(each, make_server, tmp_path):
     result = each.run("-l", "127.0.0.1", str(server.port))
     assert (result.returncode, result.stderr) == (0, "")
     assert result.stdout.split() == ["lab", "kiosk"]
+
+
+def test_unix_socket(each, make_server, tmp_path):
+    """The longest path there can be, too."""
+    (tmp_path / "lab").write_bytes(bytes(1 << 20))
+    with tempfile.TemporaryDirectory(dir="/tmp") as short:
+        path = f"{short}/".ljust(107, "s")
+        make_server(config="[generic]\nport = {port}\nallowlist = true\n"
+                           f"unixsock = {path}\nduallisten = true\n[lab]\nexportname = {tmp_path / 'lab'}\n")
+        for args in (("-l", "-u", path), (f"-unix={path}", "-l"), (f"-u{path}", "-l")):
+            result = each.run(*args)
+            assert (result.returncode, result.stdout, result.stderr) == (0, "lab\n", "")
+        nobody = socket.socket(socket.AF_UNIX)
+        nobody.bind(f"{short}/nobody")
+        for name, why in (("none", "no such file"), ("nobody", "connection refused")):
+            result = each.run("-l", "-u", f"{short}/{name}")
+            assert (result.returncode, result.stderr) == (5, f"nbd-client: unix:{short}/{name}: {why}\n")
+        nobody.close()
 
 
 @pytest.mark.skipif(not shutil.which("nbdkit"), reason="nbdkit is not installed")

@@ -39,6 +39,7 @@ static struct nbd_nego nego;
 static const struct nbd_session *session;	/* to ask for, or NULL */
 static bool structured;				/* ask for it */
 static size_t consumed;
+static unsigned int turns;	/* times the client spoke: a round trip each */
 static unsigned int items;
 static char item_name[64][NBD_MAX_STRING + 1];
 static char item_description[64][NBD_MAX_STRING + 1];
@@ -63,8 +64,10 @@ static inline enum nbd_nego_want play(enum nbd_nego_goal goal, const char *name,
 {
 	unsigned long steps;
 	size_t len, pos = 0;
+	bool speaks = false;
 
 	sent.len = 0;
+	turns = 0;
 	consumed = 0;
 	items = 0;
 	nbd_nego_init(&nego, goal, name, strlen(name));
@@ -78,6 +81,8 @@ static inline enum nbd_nego_want play(enum nbd_nego_goal goal, const char *name,
 
 		switch (nbd_nego_next(&nego)) {
 		case NBD_NEGO_SEND:
+			turns += !speaks;
+			speaks = true;
 			out = nbd_nego_tx(&nego, &len);
 			assert_true(len >= 1);
 			if (len > chunk)
@@ -86,6 +91,7 @@ static inline enum nbd_nego_want play(enum nbd_nego_goal goal, const char *name,
 			nbd_nego_tx_done(&nego, len);
 			break;
 		case NBD_NEGO_RECV:
+			speaks = false;
 			in = nbd_nego_rx(&nego, &len);
 			assert_true(len >= 1);
 			if (len > chunk)

@@ -39,6 +39,8 @@ static void session_and_identity(void **state)
 	put_reply(&server, OPT_META, REP_ACK, "", 0);
 	put_go();
 	accepts("root", 12);
+	/* docs/client.md: with SYN and the greeting five round trips. */
+	assert_int_equal(turns, 3);
 	assert_true(nego.structured);
 	assert_true(nego.identified);
 	assert_string_equal(nego.identity.boot, "boot-1");
@@ -139,6 +141,7 @@ static void strangers_do_not_know_our_session(void **state)
 	put_be(&server, 1, 2);
 	put_fill(&server, 0, 124);
 	accepts("root", 0);
+	assert_int_equal(turns, 1);
 	assert_false(nego.structured);
 	sent_option(4, OPT_EXPORT_NAME, &len);
 }
@@ -153,6 +156,7 @@ static void structured_replies_alone(void **state)
 	put_reply(&server, OPT_STRUCTURED, REP_ACK, "", 0);
 	put_go();
 	accepts("root", 12);
+	assert_int_equal(turns, 2);
 	assert_true(nego.structured);
 	pos = sent_option(4, OPT_STRUCTURED, &len);
 	sent_option(pos + len, OPT_GO, &len);
