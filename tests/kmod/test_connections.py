@@ -31,12 +31,22 @@ def wait_connections(rig, n, timeout=60):
             f"do n=$((n+1)); [ $n -lt {timeout * 5} ]; sleep 0.2; done", timeout + 10)
 
 
-def busy(rig, n, seconds=3):
+# The word is typed in two halves, so that its echo is not taken for it.
+BUSY = ('end=$(($(date +%s)+$2)); while '
+        'dd if=/tmp/w of=/dev/nb0 bs=16k seek=$((64*$1)) count=64 oflag=direct conv=notrunc || echo FAI""LED; '
+        'dd if=/dev/nb0 bs=16k skip=$((64*$1)) count=64 iflag=direct | cmp - /tmp/w || echo FAI""LED; '
+        '[ $(date +%s) -lt $end ]; do :; done')
+
+
+def put_busy(rig):
+    """The script BUSY, and a mebibyte for it to write."""
+    rig.run("dd if=/dev/urandom of=/tmp/w bs=1M count=1 2>/dev/null")
+    rig.run(f"echo '{BUSY}' >/tmp/busy")
+
+
+def busy(n, seconds):
     """Something for every queue to do, on processor n: once at least, however slow that is."""
-    return (f"taskset {1 << n:x} sh -c 'end=$(($(date +%s)+{seconds})); while "
-            f"dd if=/tmp/w of=/dev/nb0 bs=16k seek=$((64*{n})) count=64 oflag=direct conv=notrunc || echo FAI\"\"LED; "
-            f"dd if=/dev/nb0 bs=16k skip=$((64*{n})) count=64 iflag=direct | cmp - /tmp/w || echo FAI\"\"LED; "
-            f"[ $(date +%s) -lt $end ]; do :; done' 2>/dev/null")
+    return f"taskset {1 << n:x} sh /tmp/busy {n} {seconds} 2>/dev/null &"
 
 
 @pytest.mark.parametrize("flags, more, n", [
@@ -47,8 +57,8 @@ def test_as_many_connections_as_the_server_allows(rig, server, flags, more, n):
     server.flags = flags
     rig.attach(server, more=more)
     assert rig.sysfs("connections") == str(n) and server.connections == n
-    rig.run("dd if=/dev/urandom of=/tmp/w bs=1M count=1 2>/dev/null; " +
-            " ".join(busy(rig, i, 1) + " &" for i in range(4)) + " wait")
+    put_busy(rig)
+    rig.run(" ".join(busy(i, 1) for i in range(4)) + " wait")
     assert "FAILED" not in rig.console
     assert len({id(c) for c in server.carried}) == n
 
@@ -56,11 +66,11 @@ def test_as_many_connections_as_the_server_allows(rig, server, flags, more, n):
 def test_one_of_four_is_killed(rig, server):
     """Its requests go to the other three; it is made again beside them."""
     rig.attach(server)
-    rig.run("dd if=/dev/urandom of=/tmp/w bs=1M count=1 2>/dev/null")
+    put_busy(rig)
     n = int(rig.sysfs("connections"))       # a kernel may know fewer processors
     assert n >= 2
     for i in range(n):
-        rig.send(busy(rig, i, 8) + " &\n")
+        rig.send(busy(i, 8) + "\n")
     for i in range(n):
         time.sleep(1)
         wait_connections(rig, n)
@@ -98,9 +108,9 @@ def test_a_reply_on_the_wrong_connection(rig, server):
 @pytest.mark.long
 def test_all_die_at_once(rig, server):
     rig.attach(server)
-    rig.run("dd if=/dev/urandom of=/tmp/w bs=1M count=1 2>/dev/null")
+    put_busy(rig)
     for i in range(4):
-        rig.send(busy(rig, i, 6) + " &\n")
+        rig.send(busy(i, 6) + "\n")
     for _ in range(3):
         time.sleep(1)
         server.die()
