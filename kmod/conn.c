@@ -118,7 +118,8 @@ static void nb_data_ready(struct sock *sk)
 
 	read_lock_bh(&sk->sk_callback_lock);
 	conn = sk->sk_user_data;
-	if (conn && READ_ONCE(conn->live) && nb_receive_now(conn))
+	/* Pairs with nb_conn_live(). */
+	if (conn && smp_load_acquire(&conn->live) && nb_receive_now(conn))
 		conn = NULL;
 	read_unlock_bh(&sk->sk_callback_lock);
 	if (conn)
@@ -181,6 +182,14 @@ static void nb_restore_callbacks(struct nb_conn *conn)
 	write_unlock_bh(&sk->sk_callback_lock);
 }
 
+/* Has the control work something better to do than to wait for @conn? */
+static bool nb_wait_no_more(const struct nb_conn *conn)
+{
+	return nb_ctl_wanted(conn->dev) ||
+	       (READ_ONCE(conn->sock->sk->sk_state) == TCP_SYN_SENT &&
+		nb_retry_wanted(conn->dev));
+}
+
 /*
  * Sleep until the socket has news, at most until @deadline, never past the
  * moment when lost= runs out, and not while the control work is wanted
@@ -206,8 +215,8 @@ static int nb_wait(struct nb_conn *conn, unsigned long deadline)
 			left = min_t(long, left, nb_watch_time(dev));
 		left = wait_event_timeout(dev->wait,
 					  test_bit(0, &conn->event) ||
-					  nb_ctl_wanted(dev), left);
-		if (nb_ctl_wanted(dev))
+					  nb_wait_no_more(conn), left);
+		if (nb_wait_no_more(conn))
 			return -EINTR;
 		if (left)
 			return 0;
@@ -467,8 +476,9 @@ int nb_conn_open(struct nb_conn *conn, const struct nb_server *server,
 void nb_conn_live(struct nb_conn *conn)
 {
 	WRITE_ONCE(conn->rx_jiffies, jiffies);
+	/* Pairs with nb_data_ready(): who sees it live sees ->rx made ready. */
+	smp_store_release(&conn->live, true);
 	/* The state may have changed while nobody was listening for it. */
-	WRITE_ONCE(conn->live, true);
 	queue_work(conn->dev->io_wq, &conn->io_work);
 }
 
@@ -606,11 +616,11 @@ void nb_conn_stop(struct nb_conn *conn, bool goodbye)
 	if (goodbye)
 		nb_conn_part(conn);
 	/*
-	 * Without goodbye, reset it and drop what it has not sent: writes on
-	 * it will be sent again on the next one, and must not reach the old
-	 * server after those.
+	 * Without goodbye, or if that was not to be, reset it and drop what it
+	 * has not sent: writes on it will be sent again on the next one, and
+	 * must not reach the old server after those.
 	 */
-	if (!(sk->sk_shutdown & SEND_SHUTDOWN))
+	if (!goodbye || !(sk->sk_shutdown & SEND_SHUTDOWN))
 		sock_no_linger(sk);
 	sock_hold(sk);
 	sock_release(conn->sock);

@@ -12,6 +12,7 @@
  * a fresh open tells what can be written.
  */
 
+#include <linux/capability.h>
 #include <linux/module.h>
 #include <linux/fs.h>
 #include <linux/inet.h>
@@ -36,8 +37,12 @@ struct nb_control {
 
 static int nb_control_open(struct inode *inode, struct file *file)
 {
-	struct nb_control *ctl = kzalloc(sizeof(*ctl), GFP_KERNEL);
+	struct nb_control *ctl;
 
+	/* The mode keeps others out, but not root of a container. */
+	if (!capable(CAP_SYS_ADMIN))
+		return -EPERM;
+	ctl = kzalloc(sizeof(*ctl), GFP_KERNEL);
 	if (!ctl)
 		return -ENOMEM;
 	mutex_init(&ctl->lock);

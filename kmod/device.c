@@ -41,7 +41,7 @@ NB_BDEV_OPEN(nb_open)(struct gendisk *disk, blk_mode_t mode)
 static int nb_set_read_only(struct block_device *bdev, bool ro)
 {
 	/* Not ->private_data: the disk may outlive the device. */
-	if (!ro && get_disk_ro(bdev->bd_disk))
+	if (!ro && test_bit(GD_READ_ONLY, &bdev->bd_disk->state))
 		return -EROFS;
 	return 0;
 }
@@ -92,8 +92,12 @@ static void nb_limits(struct queue_limits *lim, const struct nbd_export *exp)
 	lim->max_segments = USHRT_MAX;
 	lim->max_segment_size = UINT_MAX;
 
-	/* Requests without payload: 32 bits of length, whole blocks. */
-	max = round_down(UINT_MAX, lim->logical_block_size) >> SECTOR_SHIFT;
+	/*
+	 * Requests without payload: the protocol has 32 bits for their length,
+	 * but a server that must write the zeroes has to be done in time, with
+	 * as many of them as there are tags.
+	 */
+	max = SZ_64M >> SECTOR_SHIFT;
 	if (exp->flags & NBD_FLAG_SEND_TRIM) {
 		lim->max_hw_discard_sectors = max;
 		lim->discard_granularity = lim->physical_block_size;

@@ -48,7 +48,10 @@ static int nb_netdev_event(struct notifier_block *nb, unsigned long event,
 static int nb_inetaddr_event(struct notifier_block *nb, unsigned long event,
 			     void *data)
 {
-	if (event == NETDEV_UP)
+	const struct in_ifaddr *ifa = data;
+
+	/* Other namespaces are not ours, and anybody's to play with. */
+	if (event == NETDEV_UP && net_eq(dev_net(ifa->ifa_dev->dev), &init_net))
 		nb_call_devices(nb_retry_now);
 	return NOTIFY_DONE;
 }

@@ -61,7 +61,7 @@ struct sock;
 #define NB_CONNECT_TIMEOUT	(3 * HZ)
 #define NB_STEP_TIMEOUT		(5 * HZ)
 #define NB_REQUEST_TIMEOUT	(30 * HZ)
-#define NB_PATIENCE		10	/* so many of them, while others get answers */
+#define NB_PATIENCE		10	/* so many of them at most */
 #define NB_SILENCE		6	/* s; timeout= says otherwise */
 #define NB_MIN_SILENCE		2
 #define NB_MAX_SILENCE		240
@@ -128,6 +128,8 @@ struct nb_cmd {
 	atomic_t holders;		/* sender (of a write) and receiver */
 	blk_status_t status;		/* written by the receiver */
 	u8 timeouts;			/* of this issue, so far */
+	u8 patience;			/* give up after so many of silence */
+	bool again;			/* taken back, to be issued again */
 	u16 type;			/* NBD_CMD_* */
 	u16 flags;			/* NBD_CMD_FLAG_* */
 	u64 cookie;			/* nb_queue.seq << 32 | slot */
@@ -203,6 +205,7 @@ struct nb_conn {
 		struct io_comp_batch *done;	/* completed by this call */
 		u64 now;		/* ns, of this call; 0: not known */
 		int error;		/* the stream is unusable: errno */
+		bool stopped;		/* amid the stream: see nb_recv_skb() */
 	} rx;
 	u64 rx_replies;			/* for people, both */
 	u64 rx_bytes;
@@ -389,6 +392,7 @@ static inline void nb_account(struct request *rq, struct nb_cmd *cmd)
 void nb_ctl_work(struct work_struct *work);
 void nb_ctl_kick(struct nb_device *dev);
 bool nb_ctl_wanted(const struct nb_device *dev);
+bool nb_retry_wanted(const struct nb_device *dev);
 void nb_watch(struct nb_device *dev);
 const char *nb_state_name(enum nb_state state);
 const char *nb_server_text(const struct nb_device *dev);

@@ -86,6 +86,9 @@ static bool nb_start(struct nb_queue *queue, struct request *rq)
 	struct nb_cmd *cmd = blk_mq_rq_to_pdu(rq);
 	struct nb_device *dev = queue->dev;
 
+	if (!cmd->again)
+		cmd->patience = 1;
+	cmd->again = false;
 	if (unlikely(test_bit(NB_FAIL_IO, &dev->flags)) ||
 	    unlikely(!nb_command_of(dev, rq)))
 		return false;
@@ -150,9 +153,12 @@ static void nb_commit_rqs(struct blk_mq_hw_ctx *hctx)
 {
 	struct nb_queue *queue = hctx->driver_data;
 
-	/* 6.1 calls this for a batch of failures too: there is no socket then. */
-	if (!test_bit(NB_FAIL_IO, &queue->dev->flags))
-		nb_kick(queue->conn);
+	/*
+	 * A plug that is given out request by request gets here even while the
+	 * queue is quiesced, so the connection may be ending, or gone. io_work
+	 * knows.
+	 */
+	queue_work(queue->dev->io_wq, &queue->conn->io_work);
 }
 
 static void nb_complete_rq(struct request *rq)
@@ -166,10 +172,13 @@ static void nb_complete_rq(struct request *rq)
  * A request is never failed because it takes long. If nothing at all has come
  * on its connection for as long, that is given up and the request goes to
  * another one; else the server is alive and has much to do. But if it answers
- * others all the time and not this one, it never will. Attach and detach
- * wait for their requests beyond any signal, so those get no more than the one
- * timeout. (If the connection has just been replaced, the new one is given up
- * instead: a needless reconnect, nothing worse.)
+ * others all the time and not this one, it never will. Some work takes longer
+ * than any timeout (zeroes that must be written, a bad sector that a disk tries
+ * again and again), so a request that was given up has twice the patience the
+ * next time. Attach and detach wait for their requests beyond any signal, so
+ * those get no more than the one timeout. (If the connection has just been
+ * replaced, the new one is given up instead: a needless reconnect, nothing
+ * worse.)
  */
 static enum blk_eh_timer_return nb_timeout(struct request *rq)
 {
@@ -179,12 +188,19 @@ static enum blk_eh_timer_return nb_timeout(struct request *rq)
 
 	if (READ_ONCE(dev->state) != NB_LIVE || !READ_ONCE(conn->live))
 		return BLK_EH_RESET_TIMER;
+	cmd->timeouts++;
 	if (!READ_ONCE(dev->added) ||
-	    time_after(jiffies, READ_ONCE(conn->rx_jiffies) + rq->timeout))
-		nb_conn_lost(conn, -ETIMEDOUT, "no answer for 30 s");
-	else if (++cmd->timeouts >= NB_PATIENCE)
+	    (cmd->timeouts >= cmd->patience &&
+	     time_after(jiffies, READ_ONCE(conn->rx_jiffies) +
+				 cmd->patience * rq->timeout))) {
+		nb_conn_lost(conn, -ETIMEDOUT, cmd->patience == 1 ?
+						"no answer for 30 s" :
+						"no answer for minutes");
+		cmd->patience = min(2 * cmd->patience, NB_PATIENCE);
+	} else if (cmd->timeouts >= NB_PATIENCE) {
 		nb_conn_lost(conn, -ETIMEDOUT,
 			     "no answer to one request, only to others");
+	}
 	return BLK_EH_RESET_TIMER;
 }
 

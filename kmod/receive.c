@@ -26,6 +26,9 @@
 /* Sending and receiving take turns in io_work; then others may run. */
 #define NB_IO_WORK_TIME		msecs_to_jiffies(2)
 
+/* Holes that softirq zeroes at a time, in bytes; a worker does the rest. */
+#define NB_ZERO_SOFTIRQ		SZ_1M
+
 static unsigned int nb_softirq_bytes = SZ_64K;
 module_param_named(softirq_bytes, nb_softirq_bytes, uint, 0644);
 MODULE_PARM_DESC(softirq_bytes,
@@ -141,7 +144,12 @@ static void nb_recv_end(struct nb_conn *conn)
 	nb_cmd_put(cmd, conn->rx.done);
 }
 
-/* tcp_read_sock()'s actor: take all @len bytes, or say why not. */
+/*
+ * tcp_read_sock()'s actor: take all @len bytes, or say why not. Or fewer, with
+ * ->rx.stopped set, once more than @desc->count bytes of holes would have been
+ * zeroed: a few bytes on the wire can stand for many. The next call goes on,
+ * with or without new bytes.
+ */
 static int nb_recv_skb(read_descriptor_t *desc, struct sk_buff *skb,
 		       unsigned int offset, size_t len)
 {
@@ -153,6 +161,8 @@ static int nb_recv_skb(read_descriptor_t *desc, struct sk_buff *skb,
 
 	if (conn->rx.error)
 		return conn->rx.error;
+	if (conn->rx.stopped)
+		return 0;
 	for (;;) {
 		switch (nbd_reply_next(r)) {
 		case NBD_REPLY_RECV:
@@ -177,6 +187,11 @@ static int nb_recv_skb(read_descriptor_t *desc, struct sk_buff *skb,
 			nbd_reply_data_done(r, n);
 			break;
 		case NBD_REPLY_HOLE:
+			if (r->length > desc->count) {
+				conn->rx.stopped = true;
+				return len - left;
+			}
+			desc->count -= r->length;
 			nb_recv_hole(conn);
 			nbd_reply_hole_done(r);
 			continue;
@@ -199,20 +214,26 @@ static int nb_recv_skb(read_descriptor_t *desc, struct sk_buff *skb,
 }
 
 /*
- * Take what has come. Bytes taken, 0 if there was nothing, or an errno once
- * the stream is unusable (and reported). Under the socket lock.
+ * Take what has come, and zero up to @zeroes bytes (at least 1). Bytes taken,
+ * 0 if there was nothing, or an errno once the stream is unusable (and
+ * reported). Under the socket lock.
  */
-static int nb_read_sock(struct nb_conn *conn)
+static int nb_read_sock(struct nb_conn *conn, size_t zeroes)
 {
-	read_descriptor_t desc = { .arg.data = conn, .count = 1 };
+	read_descriptor_t desc = { .arg.data = conn, .count = zeroes };
 	DEFINE_IO_COMP_BATCH(done);
-	int n;
+	int n = 0;
 
 	if (conn->rx.error)
 		return conn->rx.error;
 	conn->rx.done = &done;
 	conn->rx.now = 0;
-	n = tcp_read_sock(conn->sock->sk, &desc, nb_recv_skb);
+	if (conn->rx.stopped) {
+		conn->rx.stopped = false;
+		n = nb_recv_skb(&desc, NULL, 0, 0);
+	}
+	if (!n && !conn->rx.stopped)
+		n = tcp_read_sock(conn->sock->sk, &desc, nb_recv_skb);
 	conn->rx.done = NULL;
 	if (done.complete)
 		done.complete(&done);
@@ -230,7 +251,7 @@ int nb_receive(struct nb_conn *conn)
 	int n;
 
 	lock_sock(sk);
-	n = nb_read_sock(conn);
+	n = nb_read_sock(conn, SIZE_MAX);
 	release_sock(sk);
 	return n;
 }
@@ -246,8 +267,8 @@ bool nb_receive_now(struct nb_conn *conn)
 	if (sock_owned_by_user_nocheck(sk) ||
 	    tcp_inq(sk) > READ_ONCE(nb_softirq_bytes))
 		return false;
-	nb_read_sock(conn);
-	return true;
+	nb_read_sock(conn, NB_ZERO_SOFTIRQ);
+	return !conn->rx.stopped;
 }
 
 /*

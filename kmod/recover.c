@@ -26,8 +26,9 @@
  *	silence of the peer	 6 s	timeout=: keepalive while we wait for
  *					replies; nb_conn_deaf() while it owes
  *					us ACKs, looked at eight times as often
- *	unanswered request	30 s	NB_REQUEST_TIMEOUT; if the server says
- *					nothing at all, else ten times that
+ *	unanswered request	30 s	NB_REQUEST_TIMEOUT; the next time 60 s,
+ *					and so on to 300 s, which is also what
+ *					it has while others get answers
  *	between tries			see turns.c
  *	between tries to make one	1, 2 .. 10 s, while others are live
  *	missing connection
@@ -104,15 +105,18 @@ bool nb_ctl_wanted(const struct nb_device *dev)
 {
 	if (test_bit(NB_DETACHING, &dev->flags))
 		return true;
-	switch (dev->state) {
-	case NB_LIVE:
-		return test_bit(NB_LINK_LOST, &dev->flags);
-	case NB_RECOVERING:
-	case NB_FAILED:
-		return test_bit(NB_RETRY_NOW, &dev->flags);
-	default:
-		return false;
-	}
+	return dev->state == NB_LIVE && test_bit(NB_LINK_LOST, &dev->flags);
+}
+
+/*
+ * Is a server that does not answer to be tried anew, because the network has
+ * changed? One that has answered is heard to its end: else a network that
+ * changes all the time would keep us away for ever. Control work only.
+ */
+bool nb_retry_wanted(const struct nb_device *dev)
+{
+	return (dev->state == NB_RECOVERING || dev->state == NB_FAILED) &&
+	       test_bit(NB_RETRY_NOW, &dev->flags);
 }
 
 /* Jiffies until @end, 0 when it is over. */
@@ -139,7 +143,7 @@ static void nb_ctl_later(struct nb_device *dev, unsigned long delay)
 	mod_delayed_work(dev->ctl_wq, &dev->ctl_work, delay);
 	/* Whoever has news has set the bit and kicked, maybe before us. */
 	smp_mb();
-	if (nb_ctl_wanted(dev))
+	if (nb_ctl_wanted(dev) || nb_retry_wanted(dev))
 		nb_ctl_kick(dev);
 }
 
@@ -171,6 +175,7 @@ static bool nb_take_back_one(struct request *rq, void *data)
 		nb_flush_undone(cmd->conn->dev, cmd);
 	taken->count++;
 	taken->risky += op_is_write(req_op(rq)) && !cmd->conn->ended;
+	cmd->again = true;
 	blk_mq_requeue_request(rq, false);
 	return true;
 }
@@ -345,6 +350,7 @@ static int nb_open(struct nb_device *dev, struct nb_conn *conn, char *why)
 static int nb_fill(struct nb_device *dev)
 {
 	struct nb_conn *conn = dev->conns;
+	u64 size = dev->export.size;
 	int err;
 
 	while (conn->live)
@@ -364,6 +370,8 @@ static int nb_fill(struct nb_device *dev)
 	nb_conn_live(conn);
 	nb_map_queues(dev);
 	blk_mq_unquiesce_queue(dev->disk->queue);
+	if (size != dev->export.size)
+		nb_set_state(dev, dev->state);
 	return 0;
 }
 
@@ -380,13 +388,15 @@ static void nb_go_live(struct nb_device *dev)
 	dev->fill_at = jiffies;
 	dev->fill_fails = 0;
 	clear_bit(NB_HOLD, &dev->flags);
+	if (before == NB_FAILED)
+		blk_mq_quiesce_queue(dev->disk->queue);
 	nb_conn_live(&dev->conns[0]);
 	nb_map_queues(dev);
 	nb_set_state(dev, NB_LIVE);
 	nb_ctl_later(dev, 0);
-	/* FAILED: whoever sees the bit gone sees the connection. */
-	smp_mb__before_atomic();
 	clear_bit(NB_FAIL_IO, &dev->flags);
+	if (before == NB_FAILED)
+		blk_mq_unquiesce_queue(dev->disk->queue);
 	if (before == NB_CONNECTING) {
 		while (nb_missing(dev) && !nb_fill(dev))
 			;

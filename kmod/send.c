@@ -263,8 +263,7 @@ int nb_send(struct nb_conn *conn)
 
 /*
  * Requests were submitted: get them sent. Context: process (queue_rq,
- * queue_rqs, commit_rqs); the queue being dispatched, conn->sock cannot go
- * away.
+ * queue_rqs); the queue being dispatched, conn->sock cannot go away.
  */
 void nb_kick(struct nb_conn *conn)
 {

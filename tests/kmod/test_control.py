@@ -125,3 +125,12 @@ def test_a_name_is_given_once(rig, server):
 def test_an_export_name_may_have_any_byte(rig, server):
     rig.attach(server, more=r"export=a\040b\303\251")
     assert rig.sysfs("export") == "a bé"
+
+
+def test_root_of_a_container_is_not_root(rig, server):
+    rig.attach(server)
+    if rig.run("unshare -Ur true", check=False)[1]:
+        pytest.skip("no user namespaces in this kernel")
+    said, failed = rig.run("unshare -Ur sh -c 'echo detach dev=nb0 >/dev/nb-control'", check=False)
+    assert failed and "Operation not permitted" in said
+    assert rig.sysfs("state") == "live"

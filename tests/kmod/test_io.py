@@ -107,6 +107,13 @@ def test_a_read_only_export_is_read_only(rig, server):
     assert set(server.kinds()) == {wire.NBD_CMD_READ}
 
 
+def test_a_writable_disk_is_made_read_only_and_writable_again(rig, server):
+    rig.attach(server)
+    rig.run("blockdev --setro /dev/nb0")
+    assert rig.run("dd if=/dev/zero of=/dev/nb0 bs=4k count=1 2>/dev/null", check=False)[1]
+    rig.run("blockdev --setrw /dev/nb0; dd if=/dev/zero of=/dev/nb0 bs=4k count=1 conv=fsync 2>/dev/null")
+
+
 def test_a_device_that_was_asked_to_be_read_only(rig, server):
     rig.attach(server, more="ro=1")
     assert rig.run("cat /sys/block/nb0/ro") == "1"

@@ -380,3 +380,34 @@ def test_one_request_that_is_never_answered(rig, server):
     assert hook.done.is_set()
     assert "no answer to one request, only to others" in rig.dmesg()
     assert rig.run("md5sum </tmp/r").split()[0] == hashlib.md5(server.data[8 << 20:(8 << 20) + 4096]).hexdigest()
+
+
+@pytest.mark.long
+def test_one_request_that_takes_longer_than_any_timeout(rig, server):
+    """It is given up once, and has the time it needs the next time."""
+    rig.attach(server, more="conns=1")
+    rig.run("echo 3000 >/sys/block/nb0/queue/io_timeout")
+
+    def slow(conn, req):
+        if req.type == wire.NBD_CMD_WRITE:
+            time.sleep(5)
+        return False
+    server.hook = slow
+    rig.run("dd if=/dev/zero of=/dev/nb0 bs=4k count=1 oflag=direct 2>/dev/null", 60)
+    assert rig.sysfs("reconnects") == "1"
+
+
+def test_a_network_that_changes_all_the_time(rig, server):
+    """Addresses come and go faster than the server negotiates: it is heard to
+    its end. In other namespaces anybody may do that."""
+    rig.attach(server)
+    server.die()
+    rig.wait_state("recovering")
+    server.on_option = lambda conn, option, data: time.sleep(0.5)
+    loop = ("while [ ! -e /tmp/stop ]; do ip addr add 127.0.0.9/8 dev lo; "
+            "ip addr del 127.0.0.9/8 dev lo; done 2>/dev/null")
+    rig.send(f"({loop}) &\n")
+    rig.send(f"unshare -n sh -c '{loop}' 2>/dev/null &\n")
+    server.listen()
+    rig.wait_state("live", 40)
+    rig.run("touch /tmp/stop; wait; rm /tmp/stop")

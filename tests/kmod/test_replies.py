@@ -100,6 +100,27 @@ def test_replies_to_several_reads_interleave(rig, server):
     assert rig.sysfs("reconnects") == "0"
 
 
+def test_many_holes_at_once(rig, server):
+    """A few bytes on the wire stand for sixteen mebibytes of zeroes."""
+    held = []
+
+    def hook(conn, req):
+        if req.type != READ or req.length != 1 << 20:
+            return False
+        held.append(req)
+        if len(held) == 16:
+            conn.send(b"".join(struct.pack(">IHHQIQI", wire.NBD_STRUCTURED_REPLY_MAGIC, wire.NBD_REPLY_FLAG_DONE,
+                                           wire.NBD_REPLY_TYPE_OFFSET_HOLE, r.cookie, 12, r.offset, r.length)
+                               for r in held))
+        return True
+    rig.attach(server, more="conns=1")
+    server.hook = hook
+    said = rig.run("for i in $(seq 0 15); do dd if=/dev/nb0 bs=1M count=1 skip=$i iflag=direct of=/tmp/h$i 2>/dev/null & "
+                   "done; wait; cat /tmp/h* | md5sum; rm /tmp/h*")
+    assert said.split()[0] == hashlib.md5(bytes(16 << 20)).hexdigest()
+    assert len(held) == 16 and rig.sysfs("reconnects") == "0"
+
+
 def test_an_error_says_why(rig, server):
     """The text of an error chunk is in the log; the connection goes on."""
     rig.attach(server, more="conns=1")
