@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """What a request costs: nb.ko beside in-tree nbd and nvme-tcp.
 
-    tests/bench/driver/bench.py [--kver 6.12] [--seconds 5] [--mode wall,icount]
+    tests/bench/driver/bench.py [--kver 6.12] [--seconds 5] [--mode wall,icount,conns]
                                 [--drivers nb,nbd,nvme] [--jobs 1,2,...] [--param name=value]
 
 Two guests, each of one processor, joined by two taps and a bridge on this
@@ -15,8 +15,9 @@ Two modes. "wall": how much comes through, and what it takes of the guest's
 processor. "icount": QEMU counts instructions (-icount shift=0: one nanosecond
 of guest time is one instruction), the guest's kernel how long it idles; the
 difference is instructions per request, which neither the load of this machine
-nor its speed changes. A measurement, not a test: it fails only when it
-cannot measure.
+nor its speed changes. And "conns": nb alone in a guest of four processors, with
+1, 2 and 4 connections: requests per second that its processors ran on this
+machine. A measurement, not a test: it fails only when it cannot measure.
 """
 import argparse
 import os
@@ -25,6 +26,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -137,10 +139,10 @@ class Wire:
 
 
 class Guest(Station):
-    def __init__(self, k, image, wire, role, icount=False):
+    def __init__(self, k, image, wire, role, icount=False, smp=1):
         super().__init__(k, initramfs=image, root=None, net=wire.netdev(role == "server"),
                          nic=f"virtio-net-pci,mac=52:54:00:0b:0b:0{2 if role == 'server' else 1}",
-                         mem=1400, smp=1, append=f"quiet idle=halt mitigations=off bench={role}")
+                         mem=1400, smp=smp, append=f"quiet idle=halt mitigations=off bench={role}")
         self.icount = icount
 
     def command(self):
@@ -150,6 +152,15 @@ class Guest(Station):
             i = argv.index("-accel")
             argv[i:i + 2] = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on"]
         return argv
+
+    def ran(self):
+        """Seconds that its processors have run on this machine."""
+        ticks = 0
+        for thread in Path(f"/proc/{self.process.pid}/task").iterdir():
+            if (thread / "comm").read_text().startswith("CPU "):
+                fields = (thread / "stat").read_text().rpartition(")")[2].split()
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def boot(self):
         self.expect("the rig is up", 240)
@@ -232,6 +243,31 @@ def measure(guest, todo, jobs, seconds):
     return costs
 
 
+CONNS = (1, 2, 4)
+CONNS_JOB = "--rw=randread --bs=4k --iodepth=32 --iodepth_batch_submit=16 --iodepth_batch_complete_min=16 --numjobs=4"
+
+
+def measure_conns(guest, params, seconds, rounds=3):
+    """Requests per second that the processors ran, with so many connections."""
+    per_second = {n: [] for n in CONNS}
+    for _ in range(rounds):
+        for n in CONNS:
+            guest.run(f"modprobe nb {' '.join(params)}; ctl attach dev=nb0 server=10.9.9.2:10809 conns={n}")
+            assert guest.run("cat /sys/block/nb0/nb/connections") == str(n)
+            guest.run(f"load nb0 1000 --size={IMAGE_MIB}m {CONNS_JOB} >/dev/null 2>&1 & sleep 3")
+            ran, before = guest.ran(), guest.run("snap nb0").split()
+            time.sleep(seconds)
+            after, ran = guest.run("snap nb0").split(), guest.ran() - ran
+            per_second[n].append((int(after[3]) - int(before[3])) / 8 / ran)
+            guest.run("killall -INT fio; killall sleep; wait; ctl detach dev=nb0; rmmod nb", 60)
+    print("\nRequests of 4 KiB per second of the guest's processors, four processors\n")
+    print("| connections | median of rounds | of one connection's |\n|---|---|---|")
+    median = {n: sorted(v)[len(v) // 2] for n, v in per_second.items()}
+    for n in CONNS:
+        print(f"| {n} | {median[n]:.0f} | {median[n] / median[1]:.2f} |")
+    print(flush=True)
+
+
 def table(title, costs, todo, jobs, cpu_name, with_rate):
     peers = [d.name for d in todo if d.name != "nb"]
     print(f"\n{title}\n")
@@ -263,7 +299,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--kver", default=os.environ.get("KVER") or "6.12")
     p.add_argument("--seconds", type=float, default=4)
-    p.add_argument("--mode", default="wall,icount")
+    p.add_argument("--mode", default="wall,icount,conns")
     p.add_argument("--drivers", default="nb,nbd,nvme")
     p.add_argument("--jobs", default=",".join(str(i + 1) for i in range(len(JOBS))))
     p.add_argument("--param", action="append", default=[], help="of the module nb")
@@ -282,9 +318,13 @@ def main():
                 start_servers(server)
                 versions(k, server, wire)
                 for mode in args.mode.split(","):
-                    with Guest(k, image, wire, "driver", icount=mode == "icount") as guest:
+                    with Guest(k, image, wire, "driver", icount=mode == "icount",
+                               smp=4 if mode == "conns" else 1) as guest:
                         guest.boot()
                         print(f"\n  {mode}: {' '.join(guest.command()[:12])} ...", flush=True)
+                        if mode == "conns":
+                            measure_conns(guest, args.param, args.seconds)
+                            continue
                         costs = measure(guest, todo, jobs, args.seconds if mode == "wall" else args.seconds / 4)
                     if mode == "icount":
                         table("Guest instructions per request (-icount shift=0)", costs, todo, jobs,
