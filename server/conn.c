@@ -431,6 +431,7 @@ static void enter_transmission(struct conn *c)
 		 e->flags & NBD_FLAG_READ_ONLY ? "read-only" : "read-write");
 	c->headers = c->nego->headers;
 	c->allocation = c->nego->allocation;
+	c->translog = c->export->translog;
 	if (c->headers != NEGO_SIMPLE)
 		c->info.flags |= NBD_FLAG_SEND_DF;
 	drop_nego(c);

@@ -61,6 +61,7 @@ struct conn {
 	struct nego *nego;		/* until transmission */
 	enum nego_headers headers;	/* how it wants requests and replies */
 	bool allocation;		/* may ask for base:allocation */
+	struct translog *translog;	/* of ->export; NULL: none */
 	struct session session;
 	atomic_bool gone;		/* its jobs need not be started */
 
@@ -100,6 +101,7 @@ struct conn {
 	unsigned int jobs;		/* at the workers */
 	size_t held;			/* bytes taken out of the budget */
 	bool starved;			/* waits for the budget */
+	bool traced;			/* the request that waits is in ->translog */
 	unsigned int refused;		/* requests refused and logged */
 
 	/* Output: reply.c. */

@@ -73,6 +73,14 @@ bool reply_bytes(struct conn *c, const uint8_t *p, size_t n)
 	return true;
 }
 
+static void put_simple(const struct conn *c, uint8_t *p,
+		       const struct nbd_simple_reply *r)
+{
+	if (c->translog)
+		translog_reply(c->translog, r);
+	nbd_simple_reply_put(p, r);
+}
+
 /* The head of a chunk, structured or extended, with @len bytes of payload. */
 static uint8_t *put_chunk(const struct conn *c, uint8_t *p, struct reply_to to,
 			  uint16_t type, bool done, uint32_t len)
@@ -85,6 +93,8 @@ static uint8_t *put_chunk(const struct conn *c, uint8_t *p, struct reply_to to,
 		.length = len,
 	};
 
+	if (c->translog)
+		translog_chunk(c->translog, &k);
 	if (c->headers == NEGO_EXTENDED) {
 		nbd_extended_reply_put(p, &k);
 		return p + NBD_EXTENDED_REPLY_SIZE;
@@ -113,7 +123,7 @@ static void put_data_head(const struct conn *c, uint8_t *p, struct reply_to to,
 	const struct nbd_simple_reply r = { .cookie = to.cookie };
 
 	if (c->headers == NEGO_SIMPLE) {
-		nbd_simple_reply_put(p, &r);
+		put_simple(c, p, &r);
 		return;
 	}
 	p = put_chunk(c, p, to, NBD_REPLY_TYPE_OFFSET_DATA, done,
@@ -132,7 +142,7 @@ static void put_status(struct conn *c, struct reply_to to, uint32_t error,
 		p = reply_room(c, NBD_SIMPLE_REPLY_SIZE);
 		if (!p)
 			return;
-		nbd_simple_reply_put(p, &r);
+		put_simple(c, p, &r);
 		reply_commit(c, NBD_SIMPLE_REPLY_SIZE);
 		return;
 	}

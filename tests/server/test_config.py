@@ -238,6 +238,8 @@ WRONG = [
     ("[a]\nexportname = IMAGE\nfilesize = big\n", 3, 'filesize = "big": not a size'),
     ("[a]\nexportname = IMAGE\nmaxconnections = -1\n", 3, 'maxconnections = "-1": not a number'),
     ("[a]\nexportname = image\n", 2, 'exportname = "image": not an absolute path'),
+    ("[a]\nexportname = IMAGE\ntransactionlog = log\n", 3, 'transactionlog = "log": not an absolute path'),
+    ("[generic]\ntransactionlog = /log\n", 2, '"transactionlog" belongs into the section of an export'),
     ("[a]\n\n# nothing\n", 3, 'export "a" (CONFIG:1) has no exportname'),
     ("[a]\n[b]\nexportname = IMAGE\n", 2, 'export "a" (CONFIG:1) has no exportname'),
     ("[a]\nexportname = IMAGE\ncopyonwrite = maybe\n", 3, 'copyonwrite = "maybe": write true or false'),
