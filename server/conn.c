@@ -86,7 +86,6 @@ static bool begin(struct conn *c, struct export *e, u16 type)
 	j->charge = 0;
 	c->open_error = NBD_REP_ERR_UNKNOWN;
 	c->open_text[0] = '\0';
-	c->info = e->info;
 	c->jobs++;
 	loop_submit(c->loop, j);
 	return true;
@@ -173,8 +172,14 @@ static const struct nego_export *find(void *ctx, const char *name, size_t len,
 			 quoted);
 		return NULL;
 	}
+	c->found = e;
+	c->info = e->info;
+	if (read_only) {
+		c->info.flags &= (u16)~EXPORT_WRITE_FLAGS;
+		c->info.flags |= NBD_FLAG_READ_ONLY;
+	}
 	if (!claim)
-		return &e->info;
+		return &c->info;
 	if (!export_claim(e)) {
 		*error = NBD_REP_ERR_POLICY;
 		snprintf(text, NEGO_TEXT, "export \"%s\" is in use by as many clients as it may have (maxconnections = %u)",
@@ -195,10 +200,6 @@ static const struct nego_export *find(void *ctx, const char *name, size_t len,
 		strcpy(text, "the server is out of memory");
 		return NULL;
 	}
-	if (read_only) {
-		c->info.flags &= (u16)~EXPORT_WRITE_FLAGS;
-		c->info.flags |= NBD_FLAG_READ_ONLY;
-	}
 	*error = NEGO_LATER;
 	return NULL;
 }
@@ -207,8 +208,8 @@ static bool session(void *ctx, const struct nego_export *info,
 		    const struct nbd_session *id, struct nbd_identity *server,
 		    u32 *error, char *text)
 {
-	struct export *e = (struct export *)(uintptr_t)info;
 	struct conn *c = ctx;
+	struct export *e = c->found;
 	struct session *s = &c->session;
 
 	if (s->entered && (strcmp(s->export_name, info->name) ||

@@ -57,7 +57,8 @@ struct conn {
 	struct store *store;		/* opened: where requests go */
 	struct export_opened opened;	/* with ->store */
 	struct status_conn status;	/* entered while in transmission */
-	struct nego_export info;	/* of ->export, for this client */
+	struct export *found;		/* what the option that is answered names */
+	struct nego_export info;	/* of that, then of ->export, for this client */
 	struct nego *nego;		/* until transmission */
 	enum nego_headers headers;	/* how it wants requests and replies */
 	bool allocation;		/* may ask for base:allocation */
