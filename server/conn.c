@@ -502,8 +502,7 @@ static bool wants_input(const struct conn *c)
 static void watch(struct conn *c)
 {
 	if (c->phase != CONN_CLOSED)
-		loop_watch(c->loop, c, wants_input(c),
-			   c->out_first && c->out_blocked);
+		loop_watch(c->loop, c, wants_input(c), c->out_blocked);
 }
 
 void conn_settle(struct conn *c)
@@ -517,6 +516,8 @@ void conn_settle(struct conn *c)
 			more = transmit_parse(c);
 		if (c->phase == CONN_CLOSED)
 			return;
+		if (c->out_blocked)
+			break;
 		full = transmit_held_back(c);
 		reply_flush(c);
 		/* What it was held back by has left: nobody will call again. */
@@ -613,8 +614,10 @@ static void receive(struct conn *c)
 	}
 }
 
+/* Each of the two begins a turn, in which all that follows has its share. */
 void conn_readable(struct conn *c)
 {
+	c->turn = 0;
 	borrow_rx(c);
 	receive(c);
 	return_rx(c);
@@ -622,6 +625,7 @@ void conn_readable(struct conn *c)
 
 void conn_writable(struct conn *c)
 {
+	c->turn = 0;
 	c->out_blocked = false;
 	reply_flush(c);
 	conn_settle(c);

@@ -109,7 +109,8 @@ struct conn {
 	struct out *out_first, **out_last;
 	struct out *out_tail;
 	size_t out_bytes;
-	bool out_blocked;
+	size_t turn;			/* bytes sent in this turn, see OUT_TURN */
+	bool out_blocked;		/* until conn_writable() */
 	bool moved;			/* some was sent since the last tick */
 	unsigned int still;		/* ticks without, while it was to be */
 
@@ -206,7 +207,7 @@ void reply_file(struct conn *c, struct reply_to to, int fd, uint32_t len);
 /* The extents of a BLOCK_STATUS job. */
 void reply_extents(struct conn *c, const struct job *j);
 
-/* Send what the socket takes. May end the connection. */
+/* Send what the socket takes, and the turn has left. May end the connection. */
 void reply_flush(struct conn *c);
 void reply_discard(struct conn *c);
 
