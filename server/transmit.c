@@ -451,10 +451,11 @@ static bool step(struct conn *c, size_t have)
 			 nbd_get32(c->rx + c->rx_pos));
 		return false;
 	}
-	/* Once, however often it has to wait. */
-	if (c->translog && !c->traced)
+	if (c->translog && !c->traced) {
 		translog_request(c->translog, &r);
-	c->traced = true;
+		/* Once, however often it has to wait. */
+		c->traced = true;
+	}
 	if (!one_request(c, &r))
 		return false;
 	c->traced = false;

@@ -35,6 +35,13 @@ static bool waiting;
 static uint64_t wanted, had, meanwhile, worst;
 static unsigned int answers;
 
+/* Not in the test's thread, where cmocka could tell of it. */
+static void check(bool ok)
+{
+	if (!ok)
+		abort();
+}
+
 /* How much of @n bytes: all; and before that the patient one asks. */
 static ssize_t devour(size_t n)
 {
@@ -43,7 +50,7 @@ static ssize_t devour(size_t n)
 
 	if (!waiting) {
 		nbd_request_put(p, &r);
-		assert_int_equal(write(asking, p, sizeof(p)), sizeof(p));
+		check(write(asking, p, sizeof(p)) == sizeof(p));
 		waiting = true;
 		meanwhile = 0;
 	}
@@ -72,7 +79,7 @@ ssize_t __wrap_os_send(int sock, struct iovec *iov, int n, bool more)
 		len += iov[i].iov_len;
 	if (sock == greedy)
 		return devour(len);
-	assert_int_equal(sock, patient);
+	check(sock == patient);
 	answers++;
 	waiting = false;
 	return (ssize_t)len;
@@ -82,7 +89,7 @@ ssize_t __wrap_os_sendfile(int sock, int fd, uint64_t off, size_t len)
 {
 	if (!atomic_load(&begun))
 		return __real_os_sendfile(sock, fd, off, len);
-	assert_int_equal(sock, greedy);
+	check(sock == greedy);
 	return devour(len);
 }
 
