@@ -86,7 +86,6 @@ static bool begin(struct conn *c, struct export *e, u16 type)
 	j->charge = 0;
 	c->open_error = NBD_REP_ERR_UNKNOWN;
 	c->open_text[0] = '\0';
-	c->info = e->info;
 	c->jobs++;
 	loop_submit(c->loop, j);
 	return true;
@@ -173,8 +172,14 @@ static const struct nego_export *find(void *ctx, const char *name, size_t len,
 			 quoted);
 		return NULL;
 	}
+	c->found = e;
+	c->info = e->info;
+	if (read_only) {
+		c->info.flags &= (u16)~EXPORT_WRITE_FLAGS;
+		c->info.flags |= NBD_FLAG_READ_ONLY;
+	}
 	if (!claim)
-		return &e->info;
+		return &c->info;
 	if (!export_claim(e)) {
 		*error = NBD_REP_ERR_POLICY;
 		snprintf(text, NEGO_TEXT, "export \"%s\" is in use by as many clients as it may have (maxconnections = %u)",
@@ -195,10 +200,6 @@ static const struct nego_export *find(void *ctx, const char *name, size_t len,
 		strcpy(text, "the server is out of memory");
 		return NULL;
 	}
-	if (read_only) {
-		c->info.flags &= (u16)~EXPORT_WRITE_FLAGS;
-		c->info.flags |= NBD_FLAG_READ_ONLY;
-	}
 	*error = NEGO_LATER;
 	return NULL;
 }
@@ -207,8 +208,8 @@ static bool session(void *ctx, const struct nego_export *info,
 		    const struct nbd_session *id, struct nbd_identity *server,
 		    u32 *error, char *text)
 {
-	struct export *e = (struct export *)(uintptr_t)info;
 	struct conn *c = ctx;
+	struct export *e = c->found;
 	struct session *s = &c->session;
 
 	if (s->entered && (strcmp(s->export_name, info->name) ||
@@ -431,6 +432,7 @@ static void enter_transmission(struct conn *c)
 		 e->flags & NBD_FLAG_READ_ONLY ? "read-only" : "read-write");
 	c->headers = c->nego->headers;
 	c->allocation = c->nego->allocation;
+	c->translog = c->export->translog;
 	if (c->headers != NEGO_SIMPLE)
 		c->info.flags |= NBD_FLAG_SEND_DF;
 	drop_nego(c);
@@ -500,8 +502,7 @@ static bool wants_input(const struct conn *c)
 static void watch(struct conn *c)
 {
 	if (c->phase != CONN_CLOSED)
-		loop_watch(c->loop, c, wants_input(c),
-			   c->out_first && c->out_blocked);
+		loop_watch(c->loop, c, wants_input(c), c->out_blocked);
 }
 
 void conn_settle(struct conn *c)
@@ -515,6 +516,8 @@ void conn_settle(struct conn *c)
 			more = transmit_parse(c);
 		if (c->phase == CONN_CLOSED)
 			return;
+		if (c->out_blocked)
+			break;
 		full = transmit_held_back(c);
 		reply_flush(c);
 		/* What it was held back by has left: nobody will call again. */
@@ -611,8 +614,10 @@ static void receive(struct conn *c)
 	}
 }
 
+/* Each of the two begins a turn, in which all that follows has its share. */
 void conn_readable(struct conn *c)
 {
+	c->turn = 0;
 	borrow_rx(c);
 	receive(c);
 	return_rx(c);
@@ -620,6 +625,7 @@ void conn_readable(struct conn *c)
 
 void conn_writable(struct conn *c)
 {
+	c->turn = 0;
 	c->out_blocked = false;
 	reply_flush(c);
 	conn_settle(c);

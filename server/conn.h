@@ -57,10 +57,12 @@ struct conn {
 	struct store *store;		/* opened: where requests go */
 	struct export_opened opened;	/* with ->store */
 	struct status_conn status;	/* entered while in transmission */
-	struct nego_export info;	/* of ->export, for this client */
+	struct export *found;		/* what the option that is answered names */
+	struct nego_export info;	/* of that, then of ->export, for this client */
 	struct nego *nego;		/* until transmission */
 	enum nego_headers headers;	/* how it wants requests and replies */
 	bool allocation;		/* may ask for base:allocation */
+	struct translog *translog;	/* of ->export; NULL: none */
 	struct session session;
 	atomic_bool gone;		/* its jobs need not be started */
 
@@ -100,13 +102,15 @@ struct conn {
 	unsigned int jobs;		/* at the workers */
 	size_t held;			/* bytes taken out of the budget */
 	bool starved;			/* waits for the budget */
+	bool traced;			/* the request that waits is in ->translog */
 	unsigned int refused;		/* requests refused and logged */
 
 	/* Output: reply.c. */
 	struct out *out_first, **out_last;
 	struct out *out_tail;
 	size_t out_bytes;
-	bool out_blocked;
+	size_t turn;			/* bytes sent in this turn, see OUT_TURN */
+	bool out_blocked;		/* until conn_writable() */
 	bool moved;			/* some was sent since the last tick */
 	unsigned int still;		/* ticks without, while it was to be */
 
@@ -203,7 +207,7 @@ void reply_file(struct conn *c, struct reply_to to, int fd, uint32_t len);
 /* The extents of a BLOCK_STATUS job. */
 void reply_extents(struct conn *c, const struct job *j);
 
-/* Send what the socket takes. May end the connection. */
+/* Send what the socket takes, and the turn has left. May end the connection. */
 void reply_flush(struct conn *c);
 void reply_discard(struct conn *c);
 

@@ -3,7 +3,8 @@
  * export.c - the table of exports, and the way from an export to the store of a
  * client. The table only grows: a reload retires what is gone and appends what
  * is new, so those who look for an export need no lock, and those who have one
- * keep it. An export that is retired costs its settings until the server ends.
+ * keep it. An export that is retired costs its settings, and a transaction log
+ * stays open, until the server ends.
  */
 #define _GNU_SOURCE
 #include "export.h"
@@ -122,7 +123,10 @@ static struct export *export_new(struct export_settings *s,
 	}
 	if ((s->authfile && !access_check_file(s->authfile, why, why_size)) ||
 	    (s->stations && !station_check_rules(s->stations, why, why_size)) ||
-	    !(e->image = image_current(&sx.image, why, why_size))) {
+	    !(e->image = image_current(&sx.image, why, why_size)) ||
+	    (s->transaction_log &&
+	     !(e->translog = translog_open(s->transaction_log, why, why_size)))) {
+		image_put(e->image);
 		if (!former)
 			free(e->counts);
 		free(e);
@@ -149,7 +153,9 @@ bool export_check(const struct export_settings *s, char *why, size_t why_size)
 	struct stat st;
 
 	if ((s->authfile && !access_check_file(s->authfile, why, why_size)) ||
-	    (s->stations && !station_check_rules(s->stations, why, why_size)))
+	    (s->stations && !station_check_rules(s->stations, why, why_size)) ||
+	    (s->transaction_log &&
+	     !translog_check(s->transaction_log, why, why_size)))
 		return false;
 	if (stat(s->path, &st) || access(s->path, read_only ? R_OK : R_OK | W_OK)) {
 		snprintf(why, why_size, "%s: %s", s->path, strerror(errno));
@@ -214,6 +220,7 @@ static void drop_new(struct export *list, struct exports *x)
 		if (!find_exactly(x, e->info.name, strlen(e->info.name)))
 			free(e->counts);
 		image_put(e->image);
+		translog_put(e->translog);
 		export_settings_free(e->settings);
 		free(e);
 	}
@@ -352,6 +359,7 @@ void exports_free(struct exports *x)
 	while ((e = atomic_load(&x->first))) {
 		atomic_store(&x->first, atomic_load(&e->next));
 		image_put(e->image);
+		translog_put(e->translog);
 		export_settings_free(e->settings);
 		free(e);
 	}

@@ -14,6 +14,7 @@
 #include "nego.h"
 #include "station.h"
 #include "store.h"
+#include "translog.h"
 
 /* What the command line or a section of the configuration asks for. */
 struct export_settings {
@@ -26,6 +27,7 @@ struct export_settings {
 	char *stations;		/* file of rules, or NULL */
 	char *pins;		/* directory, or NULL: forget at the end */
 	char *prerun, *postrun;	/* programs, or NULL */
+	char *transaction_log;	/* or NULL: none */
 	enum overlay_kind overlay;
 	uint64_t overlay_max;	/* bytes; 0: any */
 	uint64_t size;		/* bytes to serve; 0: all of it */
@@ -46,6 +48,7 @@ struct export {
 	struct nego_export info;
 	struct export_settings *settings;
 	struct image *image;	/* what it was opened with; held */
+	struct translog *translog;	/* or NULL */
 	struct export_counts *counts;
 	atomic_bool retired;	/* is not to be found any more */
 	_Atomic(struct export *) next;

@@ -9,6 +9,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/*
+ * Bytes sent on one connection before the others have their turn. What is begun
+ * may end: a turn is less than two of these.
+ */
+#define OUT_TURN	(512U << 10)
+
 struct job;
 
 enum out_kind {

@@ -23,8 +23,6 @@
 
 /* Pieces of memory in one send. */
 #define SEND_PIECES	32
-/* Bytes sent before the other connections have their turn. */
-#define OUT_TURN	(512U << 10)
 
 static void append(struct conn *c, struct out *o)
 {
@@ -73,6 +71,14 @@ bool reply_bytes(struct conn *c, const uint8_t *p, size_t n)
 	return true;
 }
 
+static void put_simple(const struct conn *c, uint8_t *p,
+		       const struct nbd_simple_reply *r)
+{
+	if (c->translog)
+		translog_reply(c->translog, r);
+	nbd_simple_reply_put(p, r);
+}
+
 /* The head of a chunk, structured or extended, with @len bytes of payload. */
 static uint8_t *put_chunk(const struct conn *c, uint8_t *p, struct reply_to to,
 			  uint16_t type, bool done, uint32_t len)
@@ -85,6 +91,8 @@ static uint8_t *put_chunk(const struct conn *c, uint8_t *p, struct reply_to to,
 		.length = len,
 	};
 
+	if (c->translog)
+		translog_chunk(c->translog, &k);
 	if (c->headers == NEGO_EXTENDED) {
 		nbd_extended_reply_put(p, &k);
 		return p + NBD_EXTENDED_REPLY_SIZE;
@@ -113,7 +121,7 @@ static void put_data_head(const struct conn *c, uint8_t *p, struct reply_to to,
 	const struct nbd_simple_reply r = { .cookie = to.cookie };
 
 	if (c->headers == NEGO_SIMPLE) {
-		nbd_simple_reply_put(p, &r);
+		put_simple(c, p, &r);
 		return;
 	}
 	p = put_chunk(c, p, to, NBD_REPLY_TYPE_OFFSET_DATA, done,
@@ -132,7 +140,7 @@ static void put_status(struct conn *c, struct reply_to to, uint32_t error,
 		p = reply_room(c, NBD_SIMPLE_REPLY_SIZE);
 		if (!p)
 			return;
-		nbd_simple_reply_put(p, &r);
+		put_simple(c, p, &r);
 		reply_commit(c, NBD_SIMPLE_REPLY_SIZE);
 		return;
 	}
@@ -367,17 +375,25 @@ static void sent(struct conn *c, size_t n)
 	}
 }
 
+/* How much of it one send may take: a socket might take all of it. */
+static size_t share(const struct out *o)
+{
+	return o->len - o->pos < OUT_TURN ? o->len - o->pos : OUT_TURN;
+}
+
 static ssize_t send_memory(struct conn *c)
 {
 	struct iovec iov[SEND_PIECES];
+	size_t turn = c->turn;
 	struct out *o;
 	ssize_t n;
 	int k = 0;
 
-	for (o = c->out_first; o && o->kind != OUT_FILE && k < SEND_PIECES;
-	     o = o->next) {
+	for (o = c->out_first; o && o->kind != OUT_FILE && k < SEND_PIECES &&
+	     turn < OUT_TURN; o = o->next) {
 		iov[k].iov_base = o->mem + o->pos;
-		iov[k++].iov_len = o->len - o->pos;
+		iov[k].iov_len = share(o);
+		turn += iov[k++].iov_len;
 	}
 	n = os_send(c->fd, iov, k, o != NULL);
 	if (n > 0)
@@ -388,7 +404,7 @@ static ssize_t send_memory(struct conn *c)
 static ssize_t send_file(struct conn *c)
 {
 	struct out *o = c->out_first;
-	ssize_t n = os_sendfile(c->fd, o->fd, o->off + o->pos, o->len - o->pos);
+	ssize_t n = os_sendfile(c->fd, o->fd, o->off + o->pos, share(o));
 
 	if (n > 0)
 		sent(c, (size_t)n);
@@ -397,8 +413,6 @@ static ssize_t send_file(struct conn *c)
 
 void reply_flush(struct conn *c)
 {
-	size_t turn = 0;
-
 	while (c->out_first) {
 		bool file = c->out_first->kind == OUT_FILE;
 		ssize_t n;
@@ -407,6 +421,11 @@ void reply_flush(struct conn *c)
 		if (c->out_first->pos == c->out_first->len) {
 			drop_first(c);
 			continue;
+		}
+		if (c->turn >= OUT_TURN) {
+			/* Comes back with the next round of epoll_wait(2). */
+			c->out_blocked = true;
+			return;
 		}
 		n = file ? send_file(c) : send_memory(c);
 		if (n == -EAGAIN) {
@@ -425,12 +444,8 @@ void reply_flush(struct conn *c)
 				 "cannot send: %s", strerror((int)-n));
 			return;
 		}
-		turn += (size_t)n;
-		if (turn >= OUT_TURN && c->out_first) {
-			/* Comes back with the next round of epoll_wait(2). */
-			c->out_blocked = true;
-			return;
-		}
+		c->turn += (size_t)n;
 	}
-	c->out_blocked = false;
+	/* What waits in the input would have more to send. */
+	c->out_blocked = c->turn >= OUT_TURN && !transmit_idle(c);
 }

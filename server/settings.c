@@ -38,6 +38,7 @@ void export_settings_free(struct export_settings *s)
 	free(s->pins);
 	free(s->prerun);
 	free(s->postrun);
+	free(s->transaction_log);
 	free((char *)s->where);
 	free(s);
 }
@@ -59,6 +60,7 @@ bool export_settings_same(const struct export_settings *a,
 	       same_text(a->pins, b->pins) &&
 	       same_text(a->prerun, b->prerun) &&
 	       same_text(a->postrun, b->postrun) &&
+	       same_text(a->transaction_log, b->transaction_log) &&
 	       a->overlay == b->overlay && a->overlay_max == b->overlay_max &&
 	       a->size == b->size && a->read_only == b->read_only &&
 	       a->flush == b->flush && a->fua == b->fua && a->trim == b->trim &&

@@ -451,8 +451,14 @@ static bool step(struct conn *c, size_t have)
 			 nbd_get32(c->rx + c->rx_pos));
 		return false;
 	}
+	if (c->translog && !c->traced) {
+		translog_request(c->translog, &r);
+		/* Once, however often it has to wait. */
+		c->traced = true;
+	}
 	if (!one_request(c, &r))
 		return false;
+	c->traced = false;
 	c->n_requests++;
 	if (c->phase != CONN_CLOSED)
 		c->rx_pos += size;

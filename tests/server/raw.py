@@ -45,15 +45,18 @@ def request(command, offset=0, length=0, flags=0, cookie=1, magic=None, payload=
 
 
 class Raw:
-    """One TCP connection to `server` (a harness.server.Server)."""
+    """One TCP connection to `server` (a harness.server.Server), from an address of
+    this machine."""
 
-    def __init__(self, server, timeout=20, rcvbuf=None):
+    def __init__(self, server, timeout=20, rcvbuf=None, source=None):
         family = socket.AF_INET6 if ":" in server.address else socket.AF_INET
         self.sock = socket.socket(family, socket.SOCK_STREAM)
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
         self.sock.settimeout(timeout)
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if source:
+            self.sock.bind((source, 0))
         self.sock.connect((server.address, server.port))
 
     def __enter__(self):

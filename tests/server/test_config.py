@@ -165,6 +165,43 @@ def test_authfile_that_lets_only_read(configured, image, tmp_path, rules, writes
         assert c.read(0, 512) == (b"w" * 512 if writes else before)
 
 
+def flags_told(c, number, name):
+    """What an option tells of an export's flags."""
+    replies = c.option(number, go_data(name))
+    assert replies[-1] == (wire.NBD_REP_ACK, b""), replies
+    info, = (d for k, d in replies if k == wire.NBD_REP_INFO and d[:2] == b"\0\0")
+    return struct.unpack(">QH", info[2:])[1]
+
+
+@pytest.mark.parametrize("headers", [None, wire.NBD_OPT_STRUCTURED_REPLY, wire.NBD_OPT_EXTENDED_HEADERS])
+@pytest.mark.parametrize("overlay", ["", "overlay = fresh\n"])
+def test_info_and_go_tell_the_same(configured, tmp_path, headers, overlay):
+    """An address that may only read is told so before it has the export, and no
+    other address, nor another export, is told it by mistake."""
+    auth = tmp_path / "auth"
+    auth.write_text("127.0.0.2 readonly\n127.0.0.0/8\n")
+    (tmp_path / "b").write_bytes(b"b" * MIB)
+    server = configured(f"[a]\nexportname = IMAGE\nauthfile = {auth}\ndescription = text\n{overlay}"
+                        f"[b]\nexportname = {tmp_path}/b\n", "allowlist = true")
+    told = {}
+    for address in ("127.0.0.1", "127.0.0.2", "127.0.0.1"):
+        with Raw(server, source=address) as c, Raw(server, source=address) as old:
+            c.hello()
+            if headers:
+                assert c.option(headers) == [(wire.NBD_REP_ACK, b"")]
+            told[address] = flags_told(c, wire.NBD_OPT_INFO, b"a")
+            assert not flags_told(c, wire.NBD_OPT_INFO, b"b") & wire.NBD_FLAG_READ_ONLY
+            names = [d for k, d in c.option(wire.NBD_OPT_LIST) if k == wire.NBD_REP_SERVER]
+            assert names == [b"\0\0\0\1atext", b"\0\0\0\1b"]
+            assert flags_told(c, wire.NBD_OPT_INFO, b"a") == told[address]
+            assert flags_told(c, GO, b"a") == told[address]
+            old.hello().send(option(wire.NBD_OPT_EXPORT_NAME, b"a"))
+            flags, = struct.unpack(">8xH", old.recv(10))
+            assert flags == told[address] & ~wire.NBD_FLAG_SEND_DF
+    assert told["127.0.0.2"] == (told["127.0.0.1"] | wire.NBD_FLAG_READ_ONLY) & ~(
+        wire.NBD_FLAG_SEND_TRIM | wire.NBD_FLAG_SEND_WRITE_ZEROES | wire.NBD_FLAG_SEND_FAST_ZERO)
+
+
 def test_authfile_that_goes_closes_the_export(configured, tmp_path):
     auth = tmp_path / "auth"
     auth.write_text("127.0.0.1\n")
@@ -238,6 +275,8 @@ WRONG = [
     ("[a]\nexportname = IMAGE\nfilesize = big\n", 3, 'filesize = "big": not a size'),
     ("[a]\nexportname = IMAGE\nmaxconnections = -1\n", 3, 'maxconnections = "-1": not a number'),
     ("[a]\nexportname = image\n", 2, 'exportname = "image": not an absolute path'),
+    ("[a]\nexportname = IMAGE\ntransactionlog = log\n", 3, 'transactionlog = "log": not an absolute path'),
+    ("[generic]\ntransactionlog = /log\n", 2, '"transactionlog" belongs into the section of an export'),
     ("[a]\n\n# nothing\n", 3, 'export "a" (CONFIG:1) has no exportname'),
     ("[a]\n[b]\nexportname = IMAGE\n", 2, 'export "a" (CONFIG:1) has no exportname'),
     ("[a]\nexportname = IMAGE\ncopyonwrite = maybe\n", 3, 'copyonwrite = "maybe": write true or false'),

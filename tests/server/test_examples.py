@@ -44,7 +44,7 @@ def examples(config):
 @pytest.fixture
 def place(tmp_path):
     """place(text): with the reader's folders made, and put into tmp_path."""
-    for folder in ("srv/nbdroot", "etc/nbdroot/server.d", "run/nbdroot", "dev/vg0", "var"):
+    for folder in ("srv/nbdroot", "etc/nbdroot/server.d", "run/nbdroot", "dev/vg0", "var/lib/nbdroot"):
         (tmp_path / folder).mkdir(parents=True)
     for image in ("srv/lab.img", "srv/root.img", "srv/home.img", "srv/nbdroot/root.img", "dev/vg0/home",
                   "dev/vg0/root", "new.img", "root.img"):
