@@ -305,7 +305,7 @@ def test_who_reads_just_as_the_server_is_back(rig, server):
         return True
     server.hook = hang_up
     rig.run("newcomer nb0 300", 180)
-    assert rig.sysfs("reconnects") == "300"
+    assert int(rig.sysfs("reconnects")) >= 300
 
 
 def test_an_early_reply_twice(rig, server):
