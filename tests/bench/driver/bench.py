@@ -151,7 +151,7 @@ class Guest(Station):
             # One thread: instructions are counted in order.
             i = argv.index("-accel")
             argv[i:i + 2] = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on"]
-        return argv
+        return [*argv, "-name", "guest,debug-threads=on"]    # see ran()
 
     def ran(self):
         """Seconds that its processors have run on this machine."""
