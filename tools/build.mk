@@ -6,6 +6,10 @@
 # V=1 shows the commands; WERROR=1 makes warnings errors (the tests do);
 # SAN=1 builds with AddressSanitizer and UBSan into build/san/ instead.
 
+# Headers are named relatively, and .d files name $(OUT) as such, so that they
+# still hold when the whole tree is copied or moved.
+BASE_INCLUDES := -I$(TOP)/proto
+DEPFLAGS = -MMD -MP -MT '$$(OUT)/$(@F)'
 TOP := $(abspath $(TOP))
 NAME := $(notdir $(CURDIR))
 
@@ -27,7 +31,7 @@ SAN_ON := -fsanitize=address,undefined -fno-sanitize-recover=all \
 	-fno-omit-frame-pointer -O1 -g
 SANFLAGS := $(if $(filter 1,$(SAN)),$(SAN_ON))
 CFLAGS ?= -O2 -g
-BASE_CFLAGS := -std=gnu11 -I$(TOP)/proto $(WARN)
+BASE_CFLAGS := -std=gnu11 $(BASE_INCLUDES) $(WARN)
 
 prefix ?= /usr
 sbindir ?= $(prefix)/sbin
