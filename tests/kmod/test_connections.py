@@ -56,6 +56,7 @@ def test_as_many_connections_as_the_server_allows(rig, server, flags, more, n):
     """One for a server that does not promise a common cache to all of them."""
     server.flags = flags
     rig.attach(server, more=more)
+    n = min(n, int(rig.run("nproc")))       # a kernel may know fewer processors
     assert rig.sysfs("connections") == str(n) and server.connections == n
     put_busy(rig)
     rig.run(" ".join(busy(i, 1) for i in range(4)) + " wait")
@@ -67,7 +68,7 @@ def test_one_of_four_is_killed(rig, server):
     """Its requests go to the other three; it is made again beside them."""
     rig.attach(server)
     put_busy(rig)
-    n = int(rig.sysfs("connections"))       # a kernel may know fewer processors
+    n = int(rig.sysfs("connections"))
     assert n >= 2
     for i in range(n):
         rig.send(busy(i, 8) + "\n")
