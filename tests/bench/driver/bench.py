@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """What a request costs: nb.ko beside in-tree nbd and nvme-tcp.
 
-    tests/bench/driver/bench.py [--kver 6.12] [--seconds 5] [--mode wall,icount,conns]
+    tests/bench/driver/bench.py [--kver 6.12] [--seconds 5] [--mode wall,icount,conns,serving]
                                 [--drivers nb,nbd,nvme] [--jobs 1,2,...] [--param name=value]
 
 Two guests, each of one processor, joined by two taps and a bridge on this
@@ -17,7 +17,9 @@ of guest time is one instruction), the guest's kernel how long it idles; the
 difference is instructions per request, which neither the load of this machine
 nor its speed changes. And "conns": nb alone in a guest of four processors, with
 1, 2 and 4 connections: requests per second that its processors ran on this
-machine. A measurement, not a test: it fails only when it cannot measure.
+machine. "serving": instructions that the other guest needs to serve a request,
+which is what limits large transfers. A measurement, not a test: it fails only
+when it cannot measure.
 """
 import argparse
 import os
@@ -268,6 +270,28 @@ def measure_conns(guest, params, seconds, rounds=3):
     print(flush=True)
 
 
+def measure_serving(server, guest, todo, jobs, seconds):
+    """Instructions of the server's guest for each request, whatever carries it."""
+    print("\nInstructions of the serving guest per request (-icount shift=0)\n")
+    print("| work | " + " | ".join(d.name for d in todo) + " |\n|" + "---|" * (1 + len(todo)))
+    for d in todo:
+        guest.run(d.attach, 120)
+    for job in jobs:
+        name, options, size = JOBS[job]
+        row = []
+        for d in todo:
+            guest.run(f"load {d.disk} 1000 --size={IMAGE_MIB}m {options} >/dev/null 2>&1 & sleep 3")
+            before, a = int(guest.run(f"snap {d.disk}").split()[3]), server.run("snap")
+            time.sleep(seconds)
+            after, b = int(guest.run(f"snap {d.disk}").split()[3]), server.run("snap")
+            a, b = snaps(f"{a}\n{b}")
+            row.append(f"{((b[0] - a[0]) - (b[1] - a[1])) / ((after - before) * 512 / size):.0f}")
+            guest.run("killall -INT fio; killall sleep; wait", 60)
+        print(f"| {name} | " + " | ".join(row) + " |", flush=True)
+    for d in todo:
+        guest.run(d.detach, 120)
+
+
 def table(title, costs, todo, jobs, cpu_name, with_rate):
     peers = [d.name for d in todo if d.name != "nb"]
     print(f"\n{title}\n")
@@ -299,7 +323,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--kver", default=os.environ.get("KVER") or "6.12")
     p.add_argument("--seconds", type=float, default=4)
-    p.add_argument("--mode", default="wall,icount,conns")
+    p.add_argument("--mode", default="wall,icount,conns,serving")
     p.add_argument("--drivers", default="nb,nbd,nvme")
     p.add_argument("--jobs", default=",".join(str(i + 1) for i in range(len(JOBS))))
     p.add_argument("--param", action="append", default=[], help="of the module nb")
@@ -313,11 +337,22 @@ def main():
         image = make_image(k, tmp)
         wire = Wire(tmp)
         try:
+            modes = args.mode.split(",")
+            if "serving" in modes:
+                modes.remove("serving")
+                with Guest(k, image, wire, "server", icount=True) as server, \
+                        Guest(k, image, wire, "driver") as guest:
+                    server.boot()
+                    start_servers(server)
+                    guest.boot()
+                    measure_serving(server, guest, todo, jobs, args.seconds)
+            if not modes:
+                return
             with Guest(k, image, wire, "server") as server:
                 server.boot()
                 start_servers(server)
                 versions(k, server, wire)
-                for mode in args.mode.split(","):
+                for mode in modes:
                     with Guest(k, image, wire, "driver", icount=mode == "icount",
                                smp=4 if mode == "conns" else 1) as guest:
                         guest.boot()
