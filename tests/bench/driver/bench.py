@@ -153,6 +153,10 @@ class Guest(Station):
             # One thread: instructions are counted in order.
             i = argv.index("-accel")
             argv[i:i + 2] = ["-accel", "tcg,thread=single", "-icount", "shift=0,sleep=on"]
+        if "max" in argv:
+            # TCG carries out "rep movsb", by which a kernel copies to and from user memory on
+            # processors where that is fastest (ERMS), a byte at a time; else it moves words.
+            argv[argv.index("max")] = "max,-erms,-fsrm"
         return [*argv, "-name", "guest,debug-threads=on"]    # see ran()
 
     def ran(self):
