@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -82,8 +83,13 @@ static bool wait_for(pid_t pid, const char *program)
 bool run_check(const char *line, char *why, size_t why_size)
 {
 	char *program = strndup(line, strcspn(line, " \t"));
-	bool ok = program && !access(program, X_OK);
+	struct stat st;
+	bool ok = program && !stat(program, &st) && !access(program, X_OK);
 
+	if (ok && !S_ISREG(st.st_mode)) {
+		errno = EACCES;
+		ok = false;
+	}
 	if (!ok)
 		snprintf(why, why_size, "%s: cannot be run: %s",
 			 program ? program : line, strerror(errno));

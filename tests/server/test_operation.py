@@ -13,6 +13,7 @@ import urllib.request
 import pytest
 
 from harness import wire
+from harness.process import DIE_WITH_PARENT
 from harness.server import ServerError, binary, free_port
 from raw import MIB, Raw, check_serves
 from session import Refused, Station
@@ -375,6 +376,27 @@ def test_prerun_and_postrun(lab, image, tmp_path):
     assert log.read_text() == (f"before {image} ; $(id) a 127.0.0.1\n" f"after {image} a 127.0.0.1\n")
     with pytest.raises(Refused, match="prerun program refuses it"):
         Station(server, "b", boot=None)
+
+
+def test_prerun_without_a_status(make_server, image):
+    """Started by one who ignores SIGCHLD, which its children inherit."""
+    server = make_server(config="[generic]\nport = {port}\nlistenaddr = 127.0.0.1\n"
+                         f"[a]\nexportname = {image}\nreadonly = true\nprerun = /bin/false\n"
+                         f"[b]\nexportname = {image}\nreadonly = true\nprerun = /bin/true\n",
+                         wrap=[*DIE_WITH_PARENT, "env", "--ignore-signal=CHLD"])
+    with pytest.raises(Refused, match="prerun program refuses it"):
+        Station(server, "a", boot=None)
+    check_serves(server, b"b")
+
+
+@pytest.mark.parametrize("key", ["prerun", "postrun"])
+def test_check_of_programs(image, tmp_path, key):
+    config = tmp_path / "config"
+    for program, says in (("/bin/true x %s", None), ("/no/such/program x", "/no/such/program: cannot be run: No such file"),
+                          (str(image), "cannot be run: Permission denied"), ("/tmp", "cannot be run: Permission denied")):
+        config.write_text(f"[a]\nexportname = {image}\n{key} = {program}\n")
+        said = ask("--check", "-C", config, status=1 if says else 0)
+        assert (says or "nothing wrong") in said
 
 
 # -- overlays ---------------------------------------------------------------------------
