@@ -245,7 +245,7 @@ bool job_run(struct job *j, void (*done)(struct job *), void (*now)(void))
 	struct store *s = j->store;
 
 	/* Nobody waits for it, and no answer was given: it may stay undone. */
-	if (j->type < JOB_OPEN && atomic_load(&j->conn->gone)) {
+	if (j->type != JOB_CLOSE && atomic_load(&j->conn->gone)) {
 		j->error = -ECANCELED;
 		done(j);
 		return false;

@@ -15,7 +15,7 @@ import pytest
 from harness import wire
 from harness.process import DIE_WITH_PARENT
 from harness.server import ServerError, binary, free_port
-from raw import MIB, Raw, check_serves
+from raw import MIB, Raw, check_serves, go_data, option
 from session import Refused, Station
 
 
@@ -376,6 +376,30 @@ def test_prerun_and_postrun(lab, image, tmp_path):
     assert log.read_text() == (f"before {image} ; $(id) a 127.0.0.1\n" f"after {image} a 127.0.0.1\n")
     with pytest.raises(Refused, match="prerun program refuses it"):
         Station(server, "b", boot=None)
+
+
+def test_prerun_that_takes_long(lab, image):
+    """The 10 s that a client has are not the server's; other stations are
+    served meanwhile."""
+    server = lab(f"[a]\nexportname = {image}\nprerun = /bin/sleep 11\nreadonly = true\n"
+                 f"[b]\nexportname = {image}\noverlay = fresh\n"
+                 f"[c]\nexportname = {image}\nprerun = /bin/sleep 4\nreadonly = true\n", "max_threads = 8")
+    with Raw(server) as slow, Station(server, "b/one", boot=None) as other:
+        slow.sock.settimeout(30)
+        slow.hello().send(option(wire.NBD_OPT_GO, go_data(b"a")))
+        more = [Raw(server) for _ in range(8)]
+        for c in more:
+            c.hello().send(option(wire.NBD_OPT_GO, go_data(b"c")))
+        time.sleep(0.5)
+        start = time.monotonic()
+        assert other.write(0, b"x" * 4096) == 0 and other.flush() == 0
+        assert time.monotonic() - start < 3
+        # Those who have left are not opened for.
+        for c in more:
+            c.reset()
+        assert slow.option_replies(wire.NBD_OPT_GO)[-1] == (wire.NBD_REP_ACK, b"")
+        assert len(slow.read(0, 4096)) == 4096
+        check_serves(server, b"b/two")
 
 
 def test_prerun_without_a_status(make_server, image):
