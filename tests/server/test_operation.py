@@ -4,6 +4,7 @@ image, manage overlays."""
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -140,6 +141,62 @@ def test_control_socket(lab, image, tmp_path, make_server):
     ask("status", server.sock)
     ask("drain", server.sock)
     assert server.process.wait(20) == 0 and not os.path.exists(path)
+
+
+def drip(connections):
+    """A byte each, as long as they are taken; how many still are."""
+    for s in list(connections):
+        try:
+            s.sendall(b"x")
+        except OSError:
+            connections.remove(s)
+            s.close()
+    return len(connections)
+
+
+def test_control_slots_cannot_be_held(lab, image, tmp_path):
+    """Who comes by the port takes no place of the socket's; and nobody keeps a
+    place by saying what he wants a byte at a time."""
+    port = free_port()
+    server = lab(f"[lab]\nexportname = {image}\n", f"metricsport = {port}\n")
+    by_port = [socket.create_connection(("127.0.0.1", port)) for _ in range(16)]
+    ask("status", server.sock)
+    held = []
+    for _ in range(16):
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(f"{tmp_path}/sock")
+        held.append(s)
+    start = time.monotonic()
+    while drip(by_port) + drip(held):
+        assert time.monotonic() - start < 18, (len(by_port), len(held))
+        time.sleep(0.5)
+    ask("status", server.sock)
+    urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20).close()
+
+
+@pytest.mark.skipif(not shutil.which("prlimit"), reason="prlimit of util-linux")
+def test_control_without_descriptors(make_server, image, tmp_path):
+    """The server does not spin while nothing can be accepted with."""
+    server = make_server(config=f"[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\ncontrolsock = {tmp_path}/sock\n"
+                         f"[a]\nexportname = {image}\n", wrap=[*DIE_WITH_PARENT, "prlimit", "--nofile=40"])
+
+    def seconds():
+        words = open(f"/proc/{server.pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    held = [socket.create_connection((server.address, server.port)) for _ in range(45)]
+    server.wait_log("too many open files")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(f"{tmp_path}/sock")
+        s.sendall(b"metrics\n")
+        time.sleep(0.5)
+        before = seconds()
+        time.sleep(2)
+        assert seconds() - before < 0.7
+        for c in held:
+            c.close()
+        s.settimeout(20)
+        assert s.makefile("rb").read().startswith(b"#")
 
 
 # -- changing --------------------------------------------------------------------
