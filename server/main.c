@@ -36,6 +36,7 @@
 #include "log.h"
 #include "overlays.h"
 #include "run.h"
+#include "translog.h"
 
 #ifndef VERSION
 #define VERSION "0.1"
@@ -481,6 +482,7 @@ static bool reload_now(struct server *s, char *why, size_t why_size)
 	ok = list && exports_reload(&s->exports, list, did, sizeof(did), why,
 				    why_size);
 	if (ok) {
+		translog_reopen();
 		s->exports.may_list = new.allow_list;
 		s->exports.max_per_address = new.max_per_address;
 		snprintf(why, why_size, "exports: %s", did);
