@@ -4,6 +4,7 @@
  * never as text: 10.0.0.1 is not the beginning of 10.0.0.10 (CVE-2013-6410).
  * IPv4 peers that came in through an IPv6 socket count as IPv4.
  */
+#define _GNU_SOURCE
 #include "access.h"
 
 #include <arpa/inet.h>
@@ -101,7 +102,8 @@ static int scan(const char *path, const struct sockaddr *peer,
 		bool *read_only, char *why, size_t why_size)
 {
 	FILE *f = fopen(path, "re");
-	char line[256];
+	size_t room = 0;
+	char *line = NULL;
 	int n = 0, found = 0;
 
 	if (!f) {
@@ -109,8 +111,10 @@ static int scan(const char *path, const struct sockaddr *peer,
 			 path, strerror(errno));
 		return -1;
 	}
-	while (fgets(line, sizeof(line), f)) {
+	/* However long a line is: what a cut leaves of it would be a rule. */
+	while (found >= 0 && getline(&line, &room, f) >= 0) {
 		char *p = line + strspn(line, " \t"), *word;
+		char quoted[80];
 		int match;
 
 		n++;
@@ -123,28 +127,25 @@ static int scan(const char *path, const struct sockaddr *peer,
 		if (!*p)
 			continue;
 		if (*word && strcmp(word, "readonly")) {
-			char quoted[80];
-
 			snprintf(why, why_size, "%s:%d: \"%s\" behind an address; only \"readonly\" may be there",
 				 path, n, log_quote(quoted, sizeof(quoted), word,
 						    strlen(word)));
-			fclose(f);
-			return -1;
+			found = -1;
+			continue;
 		}
 		match = access_match(p, peer);
 		if (match < 0) {
-			char quoted[80];
-
 			snprintf(why, why_size, "%s:%d: \"%s\" is not an address; write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64",
 				 path, n, log_quote(quoted, sizeof(quoted), p,
 						    strlen(p)));
-			fclose(f);
-			return -1;
+			found = -1;
+			continue;
 		}
 		if (match && !found)
 			*read_only = *word;
 		found |= match;
 	}
+	free(line);
 	fclose(f);
 	return found;
 }

@@ -658,6 +658,15 @@ void conn_poked(struct conn *c)
 	}
 }
 
+void conn_late(struct conn *c, uint64_t now, unsigned int ms)
+{
+	if (nego_waits(c->nego))
+		c->deadline += ms;
+	else if (now >= c->deadline)
+		conn_end(c, LOG_WARNING, "negotiation not done within %d s",
+			 CONN_HANDSHAKE_MS / 1000);
+}
+
 /*
  * While its last answers leave, what comes is answered with an error that says
  * why. Not to those who have simple replies: the kernel's nbd driver is one of

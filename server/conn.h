@@ -20,7 +20,7 @@
 #include "session.h"
 #include "status.h"
 
-/* A client has this long to get through the negotiation, in milliseconds. */
+/* A client has this long for its part of the negotiation, in milliseconds. */
 #define CONN_HANDSHAKE_MS	10000
 /* A station that is not heard for this long is gone, in seconds. */
 #define CONN_DEAD_SECONDS	120
@@ -48,7 +48,7 @@ struct conn {
 	struct conn *touched_next;
 	bool poked;			/* under the loop's lock */
 	struct conn *poke_next;
-	uint64_t deadline;		/* of the negotiation: loop's ms clock */
+	uint64_t deadline;		/* of the negotiation, see conn_late() */
 
 	int fd;
 	enum conn_phase phase;
@@ -138,6 +138,13 @@ void conn_stop(struct conn *c);
 
 /* By the loop, after loop_poke(). */
 void conn_poked(struct conn *c);
+
+/*
+ * By the loop, each @ms of those that negotiate: hang up if it is @now past
+ * the deadline (both by the loop's clock, in milliseconds). What the client
+ * waits for the server is not counted.
+ */
+void conn_late(struct conn *c, uint64_t now, unsigned int ms);
 
 /* A worker: open or close the connection's export. */
 void conn_open(struct conn *c);

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * control.c - the server's end of the control socket: a thread that accepts,
- * and one for each who asks, at most CLIENTS at a time. None of it touches a
- * loop; a report is made of what status.c has.
+ * and one for each who asks, at most CLIENTS of either socket at a time, each
+ * for so long. None of it touches a loop; a report is made of what status.c has.
  */
 #define _GNU_SOURCE
 #include "control.h"
@@ -20,17 +20,19 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "log.h"
 #include "status.h"
 
 #define CLIENTS		16
-/* For one to say what it wants, and to take the answer, in seconds. */
-#define PATIENCE	5
+/* For one to say what it wants, and then to take the answer. */
+#define PATIENCE_MS	5000
 #define TOP_MS		1000
+/* Until it is tried again to accept where that fails. */
+#define PAUSE_MS	250
 
 static struct {
 	struct control_settings s;
@@ -40,23 +42,54 @@ static struct {
 	int unix_fd, tcp_fd, stop[2];
 	pthread_t thread;
 	bool running;
-	atomic_int clients;
+	/* Anybody on this host reaches the port: it takes no place of the other. */
+	atomic_int unix_clients, tcp_clients;
 	atomic_bool stopping;
 } control = { .unix_fd = -1, .tcp_fd = -1, .stop = { -1, -1 } };
 
 struct asker {
 	int fd;
 	bool local;	/* came by the Unix socket: may do more than look */
+	atomic_int *clients;	/* it is one of */
 };
+
+static int64_t now_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (int64_t)t.tv_sec * 1000 + t.tv_nsec / 1000000;
+}
+
+/* Until @deadline, whatever comes a byte at a time. */
+static bool wait_until(int fd, short events, int64_t deadline)
+{
+	for (;;) {
+		struct pollfd p = { .fd = fd, .events = events };
+		int64_t left = deadline - now_ms();
+		int n;
+
+		if (left <= 0)
+			return false;
+		n = poll(&p, 1, (int)left);
+		if (n > 0)
+			return true;
+		if (n < 0 && errno != EINTR)
+			return false;
+	}
+}
 
 /* -- answers --------------------------------------------------------------- */
 
 static bool send_all(int fd, const char *s, size_t len)
 {
-	while (len) {
-		ssize_t n = send(fd, s, len, MSG_NOSIGNAL);
+	const int64_t deadline = now_ms() + PATIENCE_MS;
 
-		if (n < 0 && errno == EINTR)
+	while (len) {
+		ssize_t n = wait_until(fd, POLLOUT, deadline) ?
+			    send(fd, s, len, MSG_NOSIGNAL) : 0;
+
+		if (n < 0 && (errno == EINTR || errno == EAGAIN))
 			continue;
 		if (n <= 0)
 			return false;
@@ -149,18 +182,29 @@ static void answer(const struct asker *a, char *line)
 	text_free(&t);
 }
 
+/* As recv(2), until @deadline; 0 is the end of it, in time or not. */
+static size_t receive(int fd, char *buf, size_t size, int64_t deadline)
+{
+	while (wait_until(fd, POLLIN, deadline)) {
+		ssize_t n = recv(fd, buf, size, 0);
+
+		if (n >= 0 || (errno != EINTR && errno != EAGAIN))
+			return n > 0 ? (size_t)n : 0;
+	}
+	return 0;
+}
+
 static void *serve(void *arg)
 {
 	struct asker a = *(struct asker *)arg;
+	int64_t deadline = now_ms() + PATIENCE_MS;
 	char line[256];
-	size_t len = 0;
-	ssize_t n = 1;
+	size_t len = 0, n = 1;
 
 	free(arg);
-	while (len < sizeof(line) - 1 && n > 0 && !memchr(line, '\n', len)) {
-		n = recv(a.fd, line + len, sizeof(line) - 1 - len, 0);
-		if (n > 0)
-			len += (size_t)n;
+	while (len < sizeof(line) - 1 && n && !memchr(line, '\n', len)) {
+		n = receive(a.fd, line + len, sizeof(line) - 1 - len, deadline);
+		len += n;
 	}
 	line[len] = '\0';
 	/* HTTP's other lines are of no interest. */
@@ -169,41 +213,45 @@ static void *serve(void *arg)
 		answer(&a, line);
 	/* What it still says must not become a reset before the answer. */
 	shutdown(a.fd, SHUT_WR);
-	while (recv(a.fd, line, sizeof(line), 0) > 0)
+	deadline = now_ms() + PATIENCE_MS;
+	while (receive(a.fd, line, sizeof(line), deadline))
 		;
 	close(a.fd);
-	atomic_fetch_sub(&control.clients, 1);
+	atomic_fetch_sub(a.clients, 1);
 	return NULL;
 }
 
-static void take(int listener, bool local)
+/* False: there is one, and nothing to accept it with. */
+static bool take(int listener, bool local)
 {
-	const struct timeval patience = { .tv_sec = PATIENCE };
-	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
+	atomic_int *clients = local ? &control.unix_clients :
+				      &control.tcp_clients;
+	int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
 	struct asker *a;
 	pthread_t thread;
 
 	if (fd < 0)
-		return;
-	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
-	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &patience, sizeof(patience));
+		return errno == EAGAIN || errno == EINTR ||
+		       errno == ECONNABORTED;
 	a = malloc(sizeof(*a));
-	if (!a || atomic_fetch_add(&control.clients, 1) >= CLIENTS) {
+	if (!a || atomic_fetch_add(clients, 1) >= CLIENTS) {
 		if (a)
-			atomic_fetch_sub(&control.clients, 1);
+			atomic_fetch_sub(clients, 1);
 		free(a);
 		close(fd);
-		return;
+		return true;
 	}
 	a->fd = fd;
 	a->local = local;
+	a->clients = clients;
 	if (pthread_create(&thread, NULL, serve, a)) {
-		atomic_fetch_sub(&control.clients, 1);
+		atomic_fetch_sub(clients, 1);
 		free(a);
 		close(fd);
-		return;
+		return true;
 	}
 	pthread_detach(thread);
+	return true;
 }
 
 static void *accept_all(void *arg)
@@ -215,15 +263,19 @@ static void *accept_all(void *arg)
 			{ .fd = control.unix_fd, .events = POLLIN },
 			{ .fd = control.tcp_fd, .events = POLLIN },
 		};
+		bool ok = true;
 
 		if (poll(p, 3, -1) < 0)
 			continue;
 		if (p[0].revents)
 			return NULL;
 		if (p[1].revents)
-			take(control.unix_fd, true);
+			ok = take(control.unix_fd, true);
 		if (p[2].revents)
-			take(control.tcp_fd, false);
+			ok &= take(control.tcp_fd, false);
+		/* No descriptors, say: it stays ready, and would all the time. */
+		if (!ok)
+			poll(p, 1, PAUSE_MS);
 	}
 }
 
@@ -329,6 +381,12 @@ bool control_start(void)
 	return !err;
 }
 
+static int askers(void)
+{
+	return atomic_load(&control.unix_clients) +
+	       atomic_load(&control.tcp_clients);
+}
+
 void control_stop(void)
 {
 	struct stat st;
@@ -339,7 +397,7 @@ void control_stop(void)
 		if (write(control.stop[1], "", 1) == 1)
 			pthread_join(control.thread, NULL);
 		/* They look at exports; each has a patience. */
-		for (wait = 0; wait < 300 && atomic_load(&control.clients); wait++)
+		for (wait = 0; wait < 300 && askers(); wait++)
 			usleep(10000);
 		close(control.stop[0]);
 		close(control.stop[1]);

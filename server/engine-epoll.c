@@ -422,9 +422,7 @@ static void tick(struct loop *l)
 		next = c->next;
 		if (c->phase == CONN_NEGOTIATE) {
 			again = true;
-			if (now >= c->deadline)
-				conn_end(c, LOG_WARNING, "negotiation not done within %d s",
-					 CONN_HANDSHAKE_MS / 1000);
+			conn_late(c, now, TICK_MS);
 		}
 		if (pressed && c->out_blocked && !c->moved) {
 			again = true;

@@ -57,7 +57,8 @@ void job_list_add(struct job_list *l, struct job *j)
 /* For the few instructions around a sync, not the sync. */
 static pthread_mutex_t flush_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static void run_flush(struct job *j, void (*done)(struct job *))
+static void run_flush(struct job *j, void (*done)(struct job *),
+		      void (*now)(void))
 {
 	struct store *s = j->store;
 	struct job *group;
@@ -75,6 +76,8 @@ static void run_flush(struct job *j, void (*done)(struct job *))
 
 		s->flush_waiting = NULL;
 		pthread_mutex_unlock(&flush_lock);
+		/* The group before this one. This one's jobs hold the store. */
+		now();
 		err = s->ops->flush(s);
 		while (group) {
 			struct job *next = group->next;
@@ -175,7 +178,7 @@ static int run_block_status(struct job *j)
 	return 0;
 }
 
-static int run_zero(struct job *j)
+static int run_zero(const struct job *j, u64 off, u64 len)
 {
 	struct store *s = j->store;
 	unsigned int flags = 0;
@@ -184,19 +187,68 @@ static int run_zero(struct job *j)
 		flags |= STORE_ZERO_NO_HOLE;
 	if (j->flags & NBD_CMD_FLAG_FAST_ZERO)
 		flags |= STORE_ZERO_FAST;
-	return s->ops->zero(s, j->offset, j->length, flags);
+	return s->ops->zero(s, off, len, flags);
 }
 
-void job_run(struct job *j, void (*done)(struct job *))
+bool job_is_long(const struct job *j)
+{
+	if (j->length <= JOB_SPAN)
+		return false;
+	switch (j->type) {
+	case NBD_CMD_TRIM:
+	case NBD_CMD_CACHE:
+		return true;
+	case NBD_CMD_WRITE_ZEROES:
+		/* That is fast or fails, and fails as a whole. */
+		return !(j->flags & NBD_CMD_FLAG_FAST_ZERO);
+	default:
+		return false;
+	}
+}
+
+static int run_range(const struct job *j, u64 off, u64 len)
+{
+	struct store *s = j->store;
+
+	switch (j->type) {
+	case NBD_CMD_TRIM:
+		return s->ops->trim(s, off, len);
+	case NBD_CMD_CACHE:
+		return s->ops->cache(s, off, len);
+	default:
+		return run_zero(j, off, len);
+	}
+}
+
+/* A span of a long one, else all; then what FUA asks for. True: there is more. */
+static bool run_ranges(struct job *j)
+{
+	const u64 at = j->offset + j->progress;
+	u64 len = j->length - j->progress;
+
+	/* To where the next one begins in step with the store's blocks. */
+	if (job_is_long(j) && len > JOB_SPAN - at % JOB_SPAN)
+		len = JOB_SPAN - at % JOB_SPAN;
+	j->error = run_range(j, at, len);
+	j->progress += len;
+	if (!j->error && j->progress < j->length)
+		return true;
+	if (!j->error && j->flags & NBD_CMD_FLAG_FUA &&
+	    j->type != NBD_CMD_CACHE)
+		j->error = j->store->ops->flush(j->store);
+	return false;
+}
+
+bool job_run(struct job *j, void (*done)(struct job *), void (*now)(void))
 {
 	const bool fua = j->flags & NBD_CMD_FLAG_FUA;
 	struct store *s = j->store;
 
 	/* Nobody waits for it, and no answer was given: it may stay undone. */
-	if (j->type < JOB_OPEN && atomic_load(&j->conn->gone)) {
+	if (j->type != JOB_CLOSE && atomic_load(&j->conn->gone)) {
 		j->error = -ECANCELED;
 		done(j);
-		return;
+		return false;
 	}
 	switch (j->type) {
 	case JOB_OPEN:
@@ -219,23 +271,17 @@ void job_run(struct job *j, void (*done)(struct job *))
 					 fua);
 		break;
 	case NBD_CMD_CACHE:
-		j->error = s->ops->cache(s, j->offset, j->length);
-		break;
 	case NBD_CMD_TRIM:
-		j->error = s->ops->trim(s, j->offset, j->length);
-		if (!j->error && fua)
-			j->error = s->ops->flush(s);
-		break;
 	case NBD_CMD_WRITE_ZEROES:
-		j->error = run_zero(j);
-		if (!j->error && fua)
-			j->error = s->ops->flush(s);
+		if (run_ranges(j))
+			return true;
 		break;
 	case NBD_CMD_FLUSH:
-		run_flush(j, done);
-		return;
+		run_flush(j, done, now);
+		return false;
 	default:
 		j->error = -EINVAL;
 	}
 	done(j);
+	return false;
 }

@@ -35,6 +35,14 @@ struct big_request {
 #define JOB_CHUNK	(1U << 20)
 #endif
 
+/*
+ * A TRIM, CACHE or WRITE_ZEROES longer than this is carried out in spans, and
+ * between two of them others have their turn. Bytes, a power of two.
+ */
+#ifndef JOB_SPAN
+#define JOB_SPAN	(32U << 20)
+#endif
+
 /* Jobs that are no command: the connection's export, see conn_open(). */
 #define JOB_OPEN	0x100U
 #define JOB_IDENTIFY	0x102U
@@ -64,6 +72,7 @@ struct job {
 	u16 type;		/* NBD_CMD_*, JOB_* */
 	u16 flags;		/* NBD_CMD_FLAG_* */
 	int error;		/* when done: 0 or a negative errno */
+	u64 progress;		/* job_is_long(): bytes done */
 	u32 have;		/* WRITE: bytes received */
 	size_t charge;		/* what it takes out of the budgets */
 	struct out out;		/* READ: how the answer leaves */
@@ -91,11 +100,16 @@ struct job_list {
 void job_list_init(struct job_list *l);
 void job_list_add(struct job_list *l, struct job *j);
 
+/* Is it carried out in spans? */
+bool job_is_long(const struct job *j);
+
 /*
  * Carry it out, in a worker thread: blocks as long as the store does. Calls
  * @done for it, and maybe for others that it did the work of; for a flush that
- * somebody else is about to do, returns at once without.
+ * somebody else is about to do, returns at once without. Calls @now before it
+ * goes on with something that those who are done need not wait for. True: that
+ * was a span of a long one, which wants to be run again when others had a turn.
  */
-void job_run(struct job *j, void (*done)(struct job *));
+bool job_run(struct job *j, void (*done)(struct job *), void (*now)(void));
 
 #endif

@@ -35,6 +35,8 @@
 #include "listen.h"
 #include "log.h"
 #include "overlays.h"
+#include "run.h"
+#include "translog.h"
 
 #ifndef VERSION
 #define VERSION "0.1"
@@ -327,7 +329,11 @@ static bool check_only(struct server *s)
 	if (!config_load(&s->config, s->args.config, why, sizeof(why)))
 		return complain(why);
 	for (e = s->config.exports; e; e = e->next, n++) {
-		bool ok = export_check(e, why, sizeof(why));
+		bool ok = export_check(e, why, sizeof(why)) &&
+			  (!e->prerun ||
+			   run_check(e->prerun, why, sizeof(why))) &&
+			  (!e->postrun ||
+			   run_check(e->postrun, why, sizeof(why)));
 
 		for (other = s->config.exports; ok && other != e;
 		     other = other->next) {
@@ -476,6 +482,7 @@ static bool reload_now(struct server *s, char *why, size_t why_size)
 	ok = list && exports_reload(&s->exports, list, did, sizeof(did), why,
 				    why_size);
 	if (ok) {
+		translog_reopen();
 		s->exports.may_list = new.allow_list;
 		s->exports.max_per_address = new.max_per_address;
 		snprintf(why, why_size, "exports: %s", did);
@@ -612,6 +619,8 @@ int main(int argc, char **argv)
 		return status;
 	}
 	signal(SIGPIPE, SIG_IGN);
+	/* Whoever started us may ignore it: then no child's status is kept. */
+	signal(SIGCHLD, SIG_DFL);
 #ifdef __GLIBC__
 	/*
 	 * Buffers of requests come and go all the time: without this each is
@@ -625,8 +634,15 @@ int main(int argc, char **argv)
 	if (from_stdin(&s) || getenv("LISTEN_PID"))
 		s.args.foreground = true;
 	/* inetd: what is said there would go to the client. */
-	if (from_stdin(&s) && same_file(STDIN_FILENO, STDERR_FILENO))
+	if (from_stdin(&s) && same_file(STDIN_FILENO, STDERR_FILENO)) {
+		int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
 		log_to_syslog();
+		/* By the programs that we run, too. */
+		if (null < 0 || dup2(null, STDERR_FILENO) < 0)
+			return 1;
+		close(null);
+	}
 	if (!s.args.foreground)
 		fork_to_background(&s);
 	if (set_up(&s))

@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pool.c - worker threads and their two queues. Reads are one; whatever
- * writes or syncs is the other, and may hold no more than three quarters of the
+ * pool.c - worker threads and their four queues. Reads are one; whatever
+ * writes or syncs is another, and may hold no more than three quarters of the
  * workers: when the disk throttles writers, stations that boot still read.
+ * Connections that open and close their exports run programs that take as long
+ * as they like, and long zeroings and their like take the disk's time: of the
+ * workers a quarter each.
  *
  * Small writes end in the page cache, each in a microsecond or two and one
  * after the other under the file's lock, so waking a worker and a loop for
@@ -21,11 +24,20 @@
 #define GROUP_JOBS	16U
 #define GROUP_BYTES	(256U << 10)
 
+enum { READ, OPEN, LONG, WRITE, QUEUES };
+
+struct queue {
+	struct job_list jobs;
+	unsigned int running, max;	/* workers */
+};
+
 static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t work;
-	struct job_list reads, writes;
-	unsigned int idle, writing, max_writing;
+	struct queue queue[QUEUES];
+	unsigned int idle;
+	unsigned int max_busy;	/* workers that do not read */
+	bool was_long;		/* LONG had its turn, so WRITE is next */
 	bool stop;
 	void (*done)(struct job *list);
 	pthread_t *thread;
@@ -35,11 +47,21 @@ static struct {
 	.work = PTHREAD_COND_INITIALIZER,
 };
 
-static bool is_read(const struct job *j)
+static unsigned int kind_of(const struct job *j)
 {
-	return j->type == NBD_CMD_READ || j->type == NBD_CMD_CACHE ||
-	       j->type == NBD_CMD_BLOCK_STATUS || j->type == JOB_OPEN ||
-	       j->type == JOB_IDENTIFY;
+	switch (j->type) {
+	case JOB_OPEN:
+	case JOB_IDENTIFY:
+	case JOB_CLOSE:
+		return OPEN;
+	case NBD_CMD_READ:
+	case NBD_CMD_BLOCK_STATUS:
+		return READ;
+	default:
+		if (job_is_long(j))
+			return LONG;
+		return j->type == NBD_CMD_CACHE ? READ : WRITE;
+	}
 }
 
 static struct job *pop(struct job_list *l)
@@ -71,22 +93,45 @@ static bool joins(const struct job *j, unsigned int *n, uint32_t *bytes)
 	return true;
 }
 
-/* Under the lock: what to do next, a list; NULL: nothing. */
-static struct job *next_jobs(void)
+static bool may_take(const struct queue *q)
+{
+	return q->jobs.first && q->running < q->max;
+}
+
+/* Under the lock: the queue that is to be served next; NULL: none. */
+static struct queue *next_queue(void)
+{
+	struct queue *q = pool.queue;
+	unsigned int busy = q[OPEN].running + q[LONG].running + q[WRITE].running;
+
+	if (may_take(&q[OPEN]) && busy < pool.max_busy)
+		return &q[OPEN];
+	if (may_take(&q[READ]))
+		return &q[READ];
+	if (busy >= q[WRITE].max)
+		return NULL;
+	if (may_take(&q[LONG]) && !(q[WRITE].jobs.first && pool.was_long)) {
+		pool.was_long = true;
+		return &q[LONG];
+	}
+	pool.was_long = false;
+	return may_take(&q[WRITE]) ? &q[WRITE] : NULL;
+}
+
+/* Under the lock: what to do next out of @q, a list. */
+static struct job *next_jobs(struct queue *q)
 {
 	struct job *list = NULL, **end = &list;
 	uint32_t bytes = 0;
 	unsigned int n = 0;
 
-	if (pool.reads.first) {
-		list = pop(&pool.reads);
+	if (q != &pool.queue[WRITE]) {
+		list = pop(&q->jobs);
 		list->next = NULL;
 		return list;
 	}
-	if (pool.writing >= pool.max_writing)
-		return NULL;
-	while (pool.writes.first && joins(pool.writes.first, &n, &bytes)) {
-		*end = pop(&pool.writes);
+	while (q->jobs.first && joins(q->jobs.first, &n, &bytes)) {
+		*end = pop(&q->jobs);
 		end = &(*end)->next;
 		*end = NULL;
 	}
@@ -103,18 +148,39 @@ static void finish(struct job *j)
 	finished_end = &j->next;
 }
 
-static void run(struct job *j)
+/* Those of a group together: each hand-over may wake a loop. */
+static void hand_over(void)
 {
-	struct job *next;
+	struct job *list = finished;
+
+	finished = NULL;
+	finished_end = &finished;
+	if (list)
+		pool.done(list);
+}
+
+/* A group, or one job; returns it if it wants to be run again. */
+static struct job *run(struct job *j)
+{
+	struct job *next, *again = NULL;
 
 	finished = NULL;
 	finished_end = &finished;
 	for (; j; j = next) {
 		next = j->next;
-		job_run(j, finish);
+		/* Only of a long one, which is alone. */
+		if (job_run(j, finish, hand_over))
+			again = j;
 	}
-	if (finished)
-		pool.done(finished);
+	hand_over();
+	return again;
+}
+
+/* Under the lock: is anything but a read in the queues? */
+static bool others_wait(void)
+{
+	return pool.queue[OPEN].jobs.first || pool.queue[LONG].jobs.first ||
+	       pool.queue[WRITE].jobs.first;
 }
 
 static void *worker(void *arg)
@@ -122,25 +188,27 @@ static void *worker(void *arg)
 	(void)arg;
 	pthread_mutex_lock(&pool.lock);
 	for (;;) {
-		struct job *j = next_jobs();
-		bool writes;
+		struct queue *q = next_queue();
+		struct job *j;
 
-		if (!j) {
-			if (pool.stop && !pool.writes.first)
+		if (!q) {
+			if (pool.stop && !others_wait())
 				break;
 			pool.idle++;
 			pthread_cond_wait(&pool.work, &pool.lock);
 			pool.idle--;
 			continue;
 		}
-		writes = !is_read(j);
-		pool.writing += writes;
+		j = next_jobs(q);
+		q->running++;
 		pthread_mutex_unlock(&pool.lock);
-		run(j);
+		j = run(j);
 		pthread_mutex_lock(&pool.lock);
-		pool.writing -= writes;
-		/* A writer may wait for just this, in a sleeping worker. */
-		if (writes && pool.writes.first && pool.idle)
+		q->running--;
+		if (j)
+			job_list_add(&q->jobs, j);
+		/* One may wait for just this, in a sleeping worker. */
+		if (q != &pool.queue[READ] && pool.idle && others_wait())
 			pthread_cond_signal(&pool.work);
 	}
 	/* Wake the next one to leave. */
@@ -149,13 +217,27 @@ static void *worker(void *arg)
 	return NULL;
 }
 
+/* Under the lock: how many of the workers each may have. */
+static void share_out(unsigned int threads)
+{
+	const unsigned int quarter = threads / 4 ? threads / 4 : 1;
+
+	pool.queue[READ].max = threads;
+	pool.queue[OPEN].max = quarter;
+	pool.queue[LONG].max = quarter;
+	pool.queue[WRITE].max = threads - threads / 4;
+	/* Opens must not wait for writers, nor reads for both. */
+	pool.max_busy = threads - threads / 8;
+}
+
 bool pool_start(unsigned int threads, void (*done)(struct job *list))
 {
 	pthread_attr_t attr;
 	sigset_t all, old;
+	unsigned int i;
 
-	job_list_init(&pool.reads);
-	job_list_init(&pool.writes);
+	for (i = 0; i < QUEUES; i++)
+		job_list_init(&pool.queue[i].jobs);
 	pool.done = done;
 	pool.stop = false;
 	pool.thread = calloc(threads, sizeof(*pool.thread));
@@ -173,11 +255,10 @@ bool pool_start(unsigned int threads, void (*done)(struct job *list))
 	pthread_attr_destroy(&attr);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_mutex_lock(&pool.lock);
-	pool.max_writing = pool.threads - pool.threads / 4;
+	share_out(pool.threads);
 	pthread_mutex_unlock(&pool.lock);
 	return pool.threads > 0;
 }
-
 
 void pool_submit(struct job_list *l)
 {
@@ -189,10 +270,12 @@ void pool_submit(struct job_list *l)
 		return;
 	pthread_mutex_lock(&pool.lock);
 	for (; j; j = next) {
+		const unsigned int kind = kind_of(j);
+
 		next = j->next;
-		if (is_read(j)) {
+		job_list_add(&pool.queue[kind].jobs, j);
+		if (kind != WRITE) {
 			wake++;
-			job_list_add(&pool.reads, j);
 			continue;
 		}
 		/* The groups they will be taken in: a worker for each. */
@@ -201,7 +284,6 @@ void pool_submit(struct job_list *l)
 			joins(j, &n, &bytes);
 		}
 		wake += n == 1 || !is_quick(j);
-		job_list_add(&pool.writes, j);
 	}
 	if (wake > pool.idle)
 		wake = pool.idle;

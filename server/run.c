@@ -7,11 +7,13 @@
 #include "run.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -49,13 +51,18 @@ static char *fill_in(const char *word, const char *path)
 static bool wait_for(pid_t pid, const char *program)
 {
 	const struct timespec step = { .tv_nsec = 10 * 1000000L };
-	int status, ms;
+	int status = 0, ms;
 
 	for (ms = 0; ms < PATIENCE_MS; ms += 10) {
 		pid_t got = waitpid(pid, &status, WNOHANG);
 
-		if (got == pid || (got < 0 && errno != EINTR))
+		if (got == pid)
 			break;
+		if (got < 0 && errno != EINTR) {
+			log_msg(LOG_ERR, "%s: how it ended is not to be learned: %s",
+				program, strerror(errno));
+			return false;
+		}
 		nanosleep(&step, NULL);
 	}
 	if (ms >= PATIENCE_MS) {
@@ -73,6 +80,23 @@ static bool wait_for(pid_t pid, const char *program)
 	return false;
 }
 
+bool run_check(const char *line, char *why, size_t why_size)
+{
+	char *program = strndup(line, strcspn(line, " \t"));
+	struct stat st;
+	bool ok = program && !stat(program, &st) && !access(program, X_OK);
+
+	if (ok && !S_ISREG(st.st_mode)) {
+		errno = EACCES;
+		ok = false;
+	}
+	if (!ok)
+		snprintf(why, why_size, "%s: cannot be run: %s",
+			 program ? program : line, strerror(errno));
+	free(program);
+	return ok;
+}
+
 bool run_command(const char *line, const char *path, const char *export_name,
 		 const char *address)
 {
@@ -81,6 +105,7 @@ bool run_command(const char *line, const char *path, const char *export_name,
 	char path_var[] = "PATH=/usr/sbin:/usr/bin:/sbin:/bin";
 	char *env[] = { path_var, export_var,
 			address_var, NULL };
+	posix_spawn_file_actions_t files;
 	posix_spawnattr_t attr;
 	sigset_t none, all;
 	int n = 0, err = 0;
@@ -107,7 +132,17 @@ bool run_command(const char *line, const char *path, const char *export_name,
 		posix_spawnattr_setsigdefault(&attr, &all);
 		posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGMASK |
 					 POSIX_SPAWN_SETSIGDEF);
-		err = posix_spawn(&pid, argv[0], NULL, &attr, argv, env);
+		/* Ours may be a client's connection. */
+		posix_spawn_file_actions_init(&files);
+		err = posix_spawn_file_actions_addopen(&files, STDIN_FILENO,
+						       "/dev/null", O_RDONLY, 0);
+		if (!err)
+			err = posix_spawn_file_actions_addopen(&files,
+					STDOUT_FILENO, "/dev/null", O_WRONLY, 0);
+		if (!err)
+			err = posix_spawn(&pid, argv[0], &files, &attr, argv,
+					  env);
+		posix_spawn_file_actions_destroy(&files);
 		posix_spawnattr_destroy(&attr);
 		if (!err)
 			ok = wait_for(pid, argv[0]);

@@ -6,10 +6,14 @@
 #define SERVER_RUN_H
 
 #include <stdbool.h>
+#include <stddef.h>
+
+/* Could its program be run, by who we are now? False with a sentence in @why. */
+bool run_check(const char *line, char *why, size_t why_size);
 
 /*
  * Run @line: words separated by blanks, the first one a program by its path; no
- * shell sees it. "%s" in a word becomes @path. Waits for its end, a minute at
+ * shell sees it, and it has our standard error only. "%s" in a word becomes @path. Waits for its end, a minute at
  * most. True if it ended with status 0; else that was logged. In its
  * environment: NBD_EXPORT, NBD_ADDRESS. May be called by any thread that may
  * wait.

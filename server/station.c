@@ -90,7 +90,8 @@ static bool read_rules(const char *path, const struct sockaddr *peer,
 		       bool *others, char *why, size_t why_size)
 {
 	FILE *f = fopen(path, "re");
-	char line[256], quoted[80];
+	char *line = NULL, quoted[80];
+	size_t room = 0;
 	bool ok = true;
 	int n = 0;
 
@@ -101,7 +102,7 @@ static bool read_rules(const char *path, const struct sockaddr *peer,
 			 path, strerror(errno));
 		return false;
 	}
-	while (ok && fgets(line, sizeof(line), f)) {
+	while (ok && getline(&line, &room, f) >= 0) {
 		char *save, *rule, *name, *more;
 		int match;
 
@@ -126,6 +127,7 @@ static bool read_rules(const char *path, const struct sockaddr *peer,
 			*others = true;
 		}
 	}
+	free(line);
 	fclose(f);
 	return ok;
 }

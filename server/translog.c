@@ -37,10 +37,13 @@ struct translog {
 	unsigned int users;
 	char *path;
 	int fd;
+	dev_t dev;		/* of ->fd, or of ->new_fd */
+	ino_t ino;
 	pthread_t thread;
 
 	pthread_mutex_t lock;
-	pthread_cond_t work;	/* there is some; much; the end */
+	pthread_cond_t work;	/* there is some; much; another file; the end */
+	int new_fd;		/* to go on with; -1: with ->fd */
 	u8 *fill, *spare;
 	size_t len;		/* bytes in ->fill */
 	u64 lost;		/* headers for which there was no room */
@@ -80,6 +83,16 @@ static int open_file(const char *path, int flags)
 	/* A pipe must not make us wait for its other end. */
 	return open(path, O_RDWR | O_APPEND | O_CLOEXEC | O_NONBLOCK | flags,
 		    0600);
+}
+
+static void note_file(struct translog *t, int fd)
+{
+	struct stat st;
+
+	if (!fstat(fd, &st)) {
+		t->dev = st.st_dev;
+		t->ino = st.st_ino;
+	}
 }
 
 static bool may_be_made(const char *path, char *why, size_t why_size)
@@ -181,6 +194,16 @@ static void write_out(struct translog *t)
 	t->ended = err;
 }
 
+/* Under the lock: to the file that has taken the name. */
+static void change_file(struct translog *t)
+{
+	if (t->new_fd < 0)
+		return;
+	close(t->fd);
+	t->fd = t->new_fd;
+	t->new_fd = -1;
+}
+
 static void *write_log(void *arg)
 {
 	struct translog *t = arg;
@@ -188,10 +211,13 @@ static void *write_log(void *arg)
 
 	pthread_mutex_lock(&t->lock);
 	while (!t->ended) {
-		while (!t->len && !t->stop)
+		while (!t->len && !t->stop && t->new_fd < 0)
 			pthread_cond_wait(&t->work, &t->lock);
-		if (!t->len)
+		change_file(t);
+		if (!t->len && t->stop)
 			break;
+		if (!t->len)
+			continue;
 		gather(t);
 		write_out(t);
 		if (t->lost && !told)
@@ -222,6 +248,8 @@ static void free_log(struct translog *t)
 {
 	if (t->fd >= 0)
 		close(t->fd);
+	if (t->new_fd >= 0)
+		close(t->new_fd);
 	pthread_cond_destroy(&t->work);
 	pthread_mutex_destroy(&t->lock);
 	free(t->fill);
@@ -252,6 +280,7 @@ struct translog *translog_open(const char *path, char *why, size_t why_size)
 	pthread_cond_init(&t->work, &clock);
 	pthread_condattr_destroy(&clock);
 	t->users = 1;
+	t->new_fd = -1;
 	t->path = strdup(path);
 	t->fill = malloc(ROOM);
 	t->spare = malloc(ROOM);
@@ -261,6 +290,7 @@ struct translog *translog_open(const char *path, char *why, size_t why_size)
 	} else if (!t->path || !t->fill || !t->spare) {
 		snprintf(why, why_size, "out of memory");
 	} else if (usable(t->fd, path, why, why_size)) {
+		note_file(t, t->fd);
 		if (start_thread(t)) {
 			t->next = logs;
 			logs = t;
@@ -291,6 +321,49 @@ void translog_put(struct translog *t)
 		log_msg(LOG_WARNING, "transaction log %s: %llu headers are missing in it",
 			t->path, (unsigned long long)t->lost);
 	free_log(t);
+}
+
+static void reopen(struct translog *t)
+{
+	char why[512] = "";
+	struct stat st;
+	bool ended;
+	int fd, old;
+
+	pthread_mutex_lock(&t->lock);
+	ended = t->ended;
+	pthread_mutex_unlock(&t->lock);
+	if (ended)
+		return;
+	if (!stat(t->path, &st) && st.st_dev == t->dev && st.st_ino == t->ino)
+		return;
+	fd = open_file(t->path, O_CREAT);
+	if (fd < 0)
+		snprintf(why, sizeof(why), "%s: %s", t->path, strerror(errno));
+	if (fd < 0 || !usable(fd, t->path, why, sizeof(why))) {
+		log_msg(LOG_ERR, "transaction log %s; it goes on in the file that had this name",
+			why);
+		if (fd >= 0)
+			close(fd);
+		return;
+	}
+	note_file(t, fd);
+	pthread_mutex_lock(&t->lock);
+	/* One that the thread has not come to. */
+	old = t->new_fd;
+	t->new_fd = fd;
+	pthread_cond_signal(&t->work);
+	pthread_mutex_unlock(&t->lock);
+	if (old >= 0)
+		close(old);
+}
+
+void translog_reopen(void)
+{
+	struct translog *t;
+
+	for (t = logs; t; t = t->next)
+		reopen(t);
 }
 
 static void append(struct translog *t, const u8 *header, size_t n)

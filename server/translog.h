@@ -35,6 +35,13 @@ struct translog *translog_open(const char *path, char *why, size_t why_size);
 /* The last one writes what is left, and waits for that. NULL does nothing. */
 void translog_put(struct translog *t);
 
+/*
+ * Logs whose file was renamed or removed go on in a new one of their name. What
+ * is on its way to the file may still go to the old one. As translog_open(),
+ * not from several threads at once.
+ */
+void translog_reopen(void);
+
 /* From any thread, at once. */
 void translog_request(struct translog *t, const struct nbd_request *r);
 void translog_reply(struct translog *t, const struct nbd_simple_reply *r);

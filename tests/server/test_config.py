@@ -117,15 +117,20 @@ def test_maxconnections_counts_open_ones(configured):
     ("127.0.0.1/\n", None),
     ("127.0.0.1/-1\n", None),
     ("localhost\n", None),
+    # Longer than anybody writes a rule; each part of it is on that line.
+    pytest.param("# " + 253 * "x" + " 127.0.0.0/8\n", False, id="long comment"),
+    pytest.param("10.0.0.1 " + 246 * " " + "127.0.0.1\n", "behind an address", id="long gap"),
+    pytest.param("10.0.0.1 # " + 3000 * "x " + "\n127.0.0.1\n", True, id="very long comment"),
+    pytest.param(300 * "1" + "\n", None, id="long word"),
 ])
 def test_authfile(configured, tmp_path, rules, opens):
-    """None: the server does not start with it. CVE-2013-6410: 10.0.0.1 is not
-    the beginning of 10.0.0.10."""
+    """None: the server does not start with it, nor with a text, which is the
+    reason. CVE-2013-6410: 10.0.0.1 is not the beginning of 10.0.0.10."""
     auth = tmp_path / "auth"
     auth.write_text(rules)
     config = f"[a]\nexportname = IMAGE\nauthfile = {auth}\n"
-    if opens is None:
-        with pytest.raises(ServerError, match=f"{auth}:[0-9]+: .* is not an address"):
+    if opens not in (True, False):
+        with pytest.raises(ServerError, match=f"{auth}:[0-9]+: .* {opens or 'is not an address'}"):
             configured(config)
         return
     server = configured(config, "allowlist = true")

@@ -4,6 +4,7 @@ image, manage overlays."""
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,8 +14,9 @@ import urllib.request
 import pytest
 
 from harness import wire
+from harness.process import DIE_WITH_PARENT
 from harness.server import ServerError, binary, free_port
-from raw import MIB, Raw, check_serves
+from raw import MIB, Raw, check_serves, go_data, option
 from session import Refused, Station
 
 
@@ -139,6 +141,62 @@ def test_control_socket(lab, image, tmp_path, make_server):
     ask("status", server.sock)
     ask("drain", server.sock)
     assert server.process.wait(20) == 0 and not os.path.exists(path)
+
+
+def drip(connections):
+    """A byte each, as long as they are taken; how many still are."""
+    for s in list(connections):
+        try:
+            s.sendall(b"x")
+        except OSError:
+            connections.remove(s)
+            s.close()
+    return len(connections)
+
+
+def test_control_slots_cannot_be_held(lab, image, tmp_path):
+    """Who comes by the port takes no place of the socket's; and nobody keeps a
+    place by saying what he wants a byte at a time."""
+    port = free_port()
+    server = lab(f"[lab]\nexportname = {image}\n", f"metricsport = {port}\n")
+    by_port = [socket.create_connection(("127.0.0.1", port)) for _ in range(16)]
+    ask("status", server.sock)
+    held = []
+    for _ in range(16):
+        s = socket.socket(socket.AF_UNIX)
+        s.connect(f"{tmp_path}/sock")
+        held.append(s)
+    start = time.monotonic()
+    while drip(by_port) + drip(held):
+        assert time.monotonic() - start < 18, (len(by_port), len(held))
+        time.sleep(0.5)
+    ask("status", server.sock)
+    urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20).close()
+
+
+@pytest.mark.skipif(not shutil.which("prlimit"), reason="prlimit of util-linux")
+def test_control_without_descriptors(make_server, image, tmp_path):
+    """The server does not spin while nothing can be accepted with."""
+    server = make_server(config=f"[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\ncontrolsock = {tmp_path}/sock\n"
+                         f"[a]\nexportname = {image}\n", wrap=[*DIE_WITH_PARENT, "prlimit", "--nofile=40"])
+
+    def seconds():
+        words = open(f"/proc/{server.pid}/stat").read().rsplit(")", 1)[1].split()
+        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+    held = [socket.create_connection((server.address, server.port)) for _ in range(45)]
+    server.wait_log("too many open files")
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(f"{tmp_path}/sock")
+        s.sendall(b"metrics\n")
+        time.sleep(0.5)
+        before = seconds()
+        time.sleep(2)
+        assert seconds() - before < 0.7
+        for c in held:
+            c.close()
+        s.settimeout(20)
+        assert s.makefile("rb").read().startswith(b"#")
 
 
 # -- changing --------------------------------------------------------------------
@@ -375,6 +433,51 @@ def test_prerun_and_postrun(lab, image, tmp_path):
     assert log.read_text() == (f"before {image} ; $(id) a 127.0.0.1\n" f"after {image} a 127.0.0.1\n")
     with pytest.raises(Refused, match="prerun program refuses it"):
         Station(server, "b", boot=None)
+
+
+def test_prerun_that_takes_long(lab, image):
+    """The 10 s that a client has are not the server's; other stations are
+    served meanwhile."""
+    server = lab(f"[a]\nexportname = {image}\nprerun = /bin/sleep 11\nreadonly = true\n"
+                 f"[b]\nexportname = {image}\noverlay = fresh\n"
+                 f"[c]\nexportname = {image}\nprerun = /bin/sleep 4\nreadonly = true\n", "max_threads = 8")
+    with Raw(server) as slow, Station(server, "b/one", boot=None) as other:
+        slow.sock.settimeout(30)
+        slow.hello().send(option(wire.NBD_OPT_GO, go_data(b"a")))
+        more = [Raw(server) for _ in range(8)]
+        for c in more:
+            c.hello().send(option(wire.NBD_OPT_GO, go_data(b"c")))
+        time.sleep(0.5)
+        start = time.monotonic()
+        assert other.write(0, b"x" * 4096) == 0 and other.flush() == 0
+        assert time.monotonic() - start < 3
+        # Those who have left are not opened for.
+        for c in more:
+            c.reset()
+        assert slow.option_replies(wire.NBD_OPT_GO)[-1] == (wire.NBD_REP_ACK, b"")
+        assert len(slow.read(0, 4096)) == 4096
+        check_serves(server, b"b/two")
+
+
+def test_prerun_without_a_status(make_server, image):
+    """Started by one who ignores SIGCHLD, which its children inherit."""
+    server = make_server(config="[generic]\nport = {port}\nlistenaddr = 127.0.0.1\n"
+                         f"[a]\nexportname = {image}\nreadonly = true\nprerun = /bin/false\n"
+                         f"[b]\nexportname = {image}\nreadonly = true\nprerun = /bin/true\n",
+                         wrap=[*DIE_WITH_PARENT, "env", "--ignore-signal=CHLD"])
+    with pytest.raises(Refused, match="prerun program refuses it"):
+        Station(server, "a", boot=None)
+    check_serves(server, b"b")
+
+
+@pytest.mark.parametrize("key", ["prerun", "postrun"])
+def test_check_of_programs(image, tmp_path, key):
+    config = tmp_path / "config"
+    for program, says in (("/bin/true x %s", None), ("/no/such/program x", "/no/such/program: cannot be run: No such file"),
+                          (str(image), "cannot be run: Permission denied"), ("/tmp", "cannot be run: Permission denied")):
+        config.write_text(f"[a]\nexportname = {image}\n{key} = {program}\n")
+        said = ask("--check", "-C", config, status=1 if says else 0)
+        assert (says or "nothing wrong") in said
 
 
 # -- overlays ---------------------------------------------------------------------------

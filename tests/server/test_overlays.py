@@ -302,6 +302,9 @@ def test_rules(lab, tmp_path):
     rules.write_text("192.0.2.7 far\n")
     with pytest.raises(Refused, match='station "far" has another address'):
         Station(server, "lab/far", boot=None)
+    rules.write_text("192.0.2.7 far # " + 239 * "x" + "127.0.0.1 near\n")
+    with Station(server, "lab", boot=None):
+        assert "lab@near.overlay" not in overlays(tmp_path), "a long comment's end counts as a rule"
     rules.write_text("here pc7\n")
     with pytest.raises(Refused, match=f'{rules}:1: "here pc7" is not ADDRESS NAME'):
         Station(server, "lab", boot=None)

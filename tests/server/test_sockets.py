@@ -59,6 +59,26 @@ def test_inetd_has_one_socket_for_all(image, content):
     assert process.wait(30) == 0
 
 
+def test_prerun_that_prints(image, content, tmp_path):
+    """Standard output, and for inetd standard error, is the connection: nothing
+    of a program's gets there, and it has no input."""
+    tool = tmp_path / "tool"
+    tool.write_text("#!/bin/sh\necho hello\necho hello >&2\n! read line\n")
+    tool.chmod(0o755)
+    other = tmp_path / "other"
+    other.write_bytes(b"o" * 512)
+    config = tmp_path / "config"
+    config.write_text(f"[a]\nexportname = {image}\nprerun = {tool}\n")
+    ours, theirs = socket.socketpair()
+    process = subprocess.Popen([binary(), "-C", config, "0", other], stdin=theirs, stdout=theirs, stderr=theirs)
+    theirs.close()
+    with On(ours) as c:
+        c.go(b"a")
+        assert c.read(0, 4096) == content[:4096]
+        c.disconnect()
+    assert process.wait(30) == 0
+
+
 def test_standard_input_hangs_up(image):
     for say in (b"", b"\0\0\0\3", b"\0\0\0\3IHAVEOPT", b"junk" * 100):
         ours, theirs = socket.socketpair()

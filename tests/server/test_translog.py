@@ -294,6 +294,54 @@ def test_reload(make_server, image, log):
         struct.pack(">I", n) for n in (1024, 2048)]
 
 
+def test_rotated(make_server, image, log):
+    """After a rename and a reload a new file has what comes, to the last header;
+    without a rename the same one goes on."""
+    server = make_server(config=f"{HEAD}[a]\nexportname = {image}\nreadonly = true\ntransactionlog = {log}\n")
+    old, gone = log.with_name("log.1"), log.with_name("log.2")
+
+    def reload(count):
+        os.kill(server.pid, 1)
+        server.wait_log("SIGHUP: ", count=count)
+
+    def written(path, n):
+        deadline = time.monotonic() + 20
+        while len(headers(path)) < n:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert len(headers(path)) == n
+
+    with Raw(server) as c:
+        c.go(b"a")
+        c.read(0, 512)
+        written(log, 2)
+        reload(1)
+        c.read(0, 512)
+        written(log, 4)
+        log.rename(old)
+        c.read(0, 512)
+        written(old, 6)
+        reload(2)
+        assert log.stat().st_size == 0 and log.stat().st_mode & 0o777 == 0o600
+        for _ in range(100):
+            c.read(0, 512)
+        written(log, 200)
+        # What has the name is somebody else's: not written to, and nothing is lost.
+        log.rename(gone)
+        log.write_text("precious\n")
+        reload(3)
+        server.wait_log("it goes on in the file that had this name")
+        c.read(0, 512)
+        written(gone, 202)
+        log.unlink()
+        reload(4)
+        c.read(0, 512)
+        written(log, 2)
+        c.disconnect()
+    server.stop()
+    assert len(headers(old)) == 6 and len(headers(gone)) == 202 and len(headers(log)) == 3
+
+
 # -- when it cannot be written -----------------------------------------------
 
 def unusable(tmp_path, image, what):
