@@ -347,8 +347,9 @@ static int file_extents(struct store *s, uint64_t off, uint64_t len,
 }
 
 /*
- * An image that nobody writes keeps its holes: look for them once. (In memory a
- * hole that was read cannot be told from zeroes.)
+ * Where the holes are, looked at once. (In memory a hole that was read cannot be
+ * told from zeroes.) An image that is written may lose some of them, and gain
+ * others: has_hole() is a hint, and only what is told of a READ hangs on it.
  */
 static void find_holes(struct file *f)
 {
@@ -527,7 +528,7 @@ struct store *store_file_open(const char *path, bool read_only, uint64_t size,
 			 path, read_only ? "" : "; several servers may share it if all of them serve it read-only (-r)");
 		goto fail;
 	}
-	if (read_only && !f->device)
+	if (!f->device)
 		find_holes(f);
 	if (os_resident_usable(f->fd)) {
 		f->map = mmap(NULL, f->store.size, PROT_READ,

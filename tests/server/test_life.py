@@ -338,14 +338,15 @@ def test_stop_says_so_to_who_understands(make_server, image, content):
     c = Raw(server, rcvbuf=4096, timeout=60).structured()
     c.asked = 0
     c.request(READ, 0, 12 * MIB, cookie=1)
+    c.request(READ, 0, 12 * MIB, cookie=3)
     length, error = len(c.chunk()[3]) - 8, None     # it is at it
     others = [Raw(server).go() for _ in range(2 * os.cpu_count())]
     c.request(READ, 0, 512, cookie=2)
     server.process.send_signal(signal.SIGTERM)
     assert all(other.closed() for other in others)
-    while length < 12 * MIB or error is None:
+    while length < 24 * MIB or error is None:
         flags, kind, cookie, payload = c.chunk()
-        if cookie == 1:
+        if cookie != 2:
             assert kind == wire.NBD_REPLY_TYPE_OFFSET_DATA
             length += len(payload) - 8
         else:
