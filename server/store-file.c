@@ -489,6 +489,11 @@ static int find_size(struct file *f, const struct stat *st, uint64_t want,
 	return 0;
 }
 
+int store_file_fd(const struct store *s)
+{
+	return ((const struct file *)s)->fd;
+}
+
 struct store *store_file_open(const char *path, bool read_only, uint64_t size,
 			      char *why, size_t why_size)
 {
