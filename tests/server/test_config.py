@@ -290,6 +290,16 @@ WRONG = [
     ("[" + "n" * 257 + "]\n", 1, "at most 256 bytes"),
     ("[a]\n\x00exportname = IMAGE\n", 2, "a zero byte"),
     ("[a]\nexportname = IMAGE\n[a]\nexportname = IMAGE\n", 3, "defined twice"),
+    ("[a]\nexportname = IMAGE\noverlay = keep\ncopyonwrite = false\n", 4,
+     'copyonwrite = "false": CONFIG:3 sets overlay to something else'),
+    ("[a]\nreadonly = true\nexportname = IMAGE\nreadonly = false\n", 4,
+     'readonly = "false": CONFIG:2 sets readonly to something else'),
+    ("[a]\ncowdir = /a\nexportname = IMAGE\noverlay_dir = /b\n", 4, "CONFIG:2 sets cowdir to something else"),
+    ("[a]\nexportname = IMAGE\nexportname = IMAGE.2\n", 3, "CONFIG:2 sets exportname to something else"),
+    ("[a]\nexportname = IMAGE\nfilesize = 1m\nfilesize = 1k\n", 4, "CONFIG:3 sets filesize to something else"),
+    ("[a]\nexportname = IMAGE\nmaxconnections = 1\nmaxconnections = 0\n", 4, "CONFIG:3 sets maxconnections"),
+    ("[generic]\nport = 1\n[a]\nexportname = IMAGE\n[generic]\nport = 2\n", 6, "CONFIG:2 sets port to something else"),
+    ("[generic]\nincludedir = /etc\nincludedir = /\n", 3, "CONFIG:2 sets includedir to something else"),
     ("[a]\nexportname = /nonexistent\n", 1, "/nonexistent: No such file"),
     ("[a]\nexportname = IMAGE\nauthfile = /nonexistent\n", 1, "/nonexistent: No such file"),
 ]
@@ -334,3 +344,10 @@ def test_a_file_of_the_other_server(configured):
 
 def test_white_space_and_line_ends(configured):
     check_serves(configured("\t[a] \r\n\texportname=IMAGE\t\r\n ; comment\r\n\r\n  readonly   =   false  \r\n"), b"a")
+
+
+def test_said_twice(configured, image):
+    """What says the same is no contradiction, and another section is another matter."""
+    check_serves(configured("[a]\nexportname = IMAGE\nreadonly = true\nreadonly = 1\noverlay = none\ncopyonwrite = false\n"
+                            "filesize = 1m\nfilesize = 1048576\nexportname = IMAGE\n"
+                            "[b]\nexportname = IMAGE\nreadonly = true\nfilesize = 2m\n"), b"a")
