@@ -293,7 +293,7 @@ static int overlay_flush(struct store *s)
 	struct overlay *o = overlay_of(s);
 	int err = overlay_map_flush(&o->map);
 
-	if (err && err != -ENOMEM)
+	if (err && atomic_load(&o->map.lost))
 		sync_failed(o, err);
 	return err;
 }
