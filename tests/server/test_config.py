@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """The configuration file: what it does, and how strict it is."""
+import json
 import os
+import socket
 import struct
 import subprocess
-
-import os
 
 import pytest
 
@@ -250,7 +250,6 @@ def test_readonly_on_the_command_line_holds_for_all(make_server, image, tmp_path
         assert c.flags & wire.NBD_FLAG_READ_ONLY
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_user(configured):
     server = configured("[a]\nexportname = IMAGE\n", "user = nobody\ngroup = nogroup")
@@ -259,6 +258,31 @@ def test_user(configured):
     assert ids["Uid"].split() == ["65534"] * 4 and ids["Gid"].split() == ["65534"] * 4
     assert ids["Groups"].split() in ([], ["65534"])
     check_serves(server, b"a")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_user_does_not_guess_what_is_in_memory(configured, image, tmp_path):
+    """What must come from the disk is waited for by a worker, whoever we are;
+    mincore(2) tells a user who may not write the file that all is in memory."""
+    server = configured("[a]\nexportname = IMAGE\nreadonly = true\n",
+                        f"user = nobody\ncontrolsock = {tmp_path}/sock\n")
+    # Our own descriptor: the server has mapped the file, and not touched it.
+    with open(image, "rb") as f:
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            if os.preadv(f.fileno(), [bytearray(4096)], MIB, os.RWF_NOWAIT):
+                pytest.skip("this file system does not give up what it has in memory")
+        except BlockingIOError:
+            pass
+    with Raw(server).go(b"a") as c:
+        for off in range(0, 32 * MIB, 4 * MIB):
+            assert len(c.read(off, 65536)) == 65536
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(f"{tmp_path}/sock")
+            s.sendall(b"status\n")
+            status = json.loads(s.makefile().read())
+        assert status["connections"][0]["disk_requests"] > 0
 
 
 # -- how strict it is ------------------------------------------------------
