@@ -46,7 +46,7 @@ static u16 export_flags(const struct export_settings *s,
 	return flags | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO;
 }
 
-/* Of ->image, which goes when an export is retired. */
+/* Of ->image, which changes, and goes when an export is retired. */
 static pthread_mutex_t image_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void retire(struct export *e)
@@ -69,6 +69,30 @@ struct image *export_image(const struct export *e)
 	i = e->image ? image_hold(e->image) : NULL;
 	pthread_mutex_unlock(&image_lock);
 	return i;
+}
+
+uint64_t export_size(const struct export *e)
+{
+	uint64_t size;
+
+	pthread_mutex_lock(&image_lock);
+	size = e->image ? e->image->store->size : e->info.size;
+	pthread_mutex_unlock(&image_lock);
+	return size;
+}
+
+/* @now, which is taken over, is current: the file before it may go. */
+static void renew(struct export *e, struct image *now)
+{
+	struct image *old = now;
+
+	pthread_mutex_lock(&image_lock);
+	if (!atomic_load(&e->retired)) {
+		old = e->image;
+		e->image = now;
+	}
+	pthread_mutex_unlock(&image_lock);
+	image_put(old);
 }
 
 static struct station_export station_export(const struct export_settings *s)
@@ -325,12 +349,11 @@ bool exports_sync(struct exports *x)
 	struct export *e;
 
 	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {
-		struct store *s = e->image->store;
-		int err;
+		struct image *i = export_image(e);
+		int err = i && !i->read_only ?
+			  i->store->ops->flush(i->store) : 0;
 
-		if (e->image->read_only)
-			continue;
-		err = s->ops->flush(s);
+		image_put(i);
 		if (!err)
 			continue;
 		log_msg(LOG_ERR, "export \"%s\": last sync failed: %s",
@@ -418,7 +441,7 @@ static struct station_client client_of(const struct export *e,
 	return c;
 }
 
-static struct image *pick(const struct export *e, struct station_export *x,
+static struct image *pick(struct export *e, struct station_export *x,
 			  const struct station_client *c,
 			  char station[NBD_SESSION_WORD], u32 *error, char *text)
 {
@@ -431,6 +454,9 @@ static struct image *pick(const struct export *e, struct station_export *x,
 	i = station_image(x, c, station, text, NEGO_TEXT);
 	image_put(x->fallback);
 	x->fallback = NULL;
+	if (x->now)
+		renew(e, x->now);
+	x->now = NULL;
 	if (!i)
 		log_peer(LOG_ERR, "export \"%s\", station %s: %s", x->name,
 			 station, text);

@@ -382,15 +382,17 @@ static bool overlay_stays(const struct station_export *x,
  * replaced, a folder that is closed to the user we have become), the one that
  * was it last.
  */
-static struct image *current(const struct station_export *x, char *why,
+static struct image *current(struct station_export *x, char *why,
 			     size_t why_size)
 {
 	struct image *i = image_current(&x->image, why, why_size);
 
+	if (i)
+		x->now = image_hold(i);
 	if (i || !x->fallback)
 		return i;
-	log_peer(LOG_DEBUG, "export \"%s\": %s; the image that is open is used",
-		 x->name, why);
+	log_peer(LOG_WARNING, "export \"%s\": %s; the image that was there last is used, %s",
+		 x->name, why, x->fallback->id);
 	return image_hold(x->fallback);
 }
 
@@ -410,7 +412,7 @@ static struct image *image_gone(const struct station_export *x,
 	return NULL;
 }
 
-struct image *station_image(const struct station_export *x,
+struct image *station_image(struct station_export *x,
 			    const struct station_client *c,
 			    const char *station, char *why, size_t why_size)
 {

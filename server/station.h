@@ -25,6 +25,8 @@ struct station_export {
 	struct image_spec image;
 	/* Given where the current one cannot be opened; or NULL. */
 	struct image *fallback;
+	/* What station_image() found to be the current one, held; or NULL. */
+	struct image *now;
 };
 
 /* A client. */
@@ -48,7 +50,7 @@ bool station_name(const struct station_export *x, const struct station_client *c
  * the current one. From then on the station is pinned to it. NULL with @why.
  * May block. Give it back with image_put().
  */
-struct image *station_image(const struct station_export *x,
+struct image *station_image(struct station_export *x,
 			    const struct station_client *c,
 			    const char *station, char *why, size_t why_size);
 

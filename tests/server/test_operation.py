@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import struct
 import subprocess
 import time
 import urllib.request
@@ -14,7 +15,7 @@ import pytest
 
 from harness import wire
 from harness.server import ServerError, binary, free_port
-from raw import MIB, Raw, check_serves
+from raw import MIB, Raw, check_serves, go_data
 from session import Refused, Station
 
 
@@ -344,6 +345,35 @@ def test_file_is_gone_for_a_moment(lab, image, content):
     with Station(server, "lab", "pc", "b1") as c:
         assert c.read(0, 100) == content[:100]
     os.rename(str(image) + ".away", image)
+
+
+def deleted_files(server):
+    return [p for p in (os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd"))
+            if p.endswith(" (deleted)")]
+
+
+@pytest.mark.parametrize("keys", ["readonly = true", "overlay = keep", ""])
+def test_newest_image_while_the_name_is_missing(lab, image, tmp_path, keys):
+    """Not the one that the server was started with: that one may go, and its
+    space with it."""
+    server = lab(f"[lab]\nexportname = {image}\n{keys}\n")
+    publish(image, b"n", 16 * MIB)
+    with Station(server, "lab", boot=None) as c:
+        assert c.size == 16 * MIB
+        status, = json.loads(ask("status", server.sock, "--json"))["exports"]
+        assert status["size"] == 16 * MIB and status["image"].startswith(f"{os.stat(image).st_ino:x}-")
+        assert deleted_files(server) == []
+        c.disconnect()
+    with Raw(server) as c:
+        c.hello()
+        replies = c.option(wire.NBD_OPT_INFO, go_data(b"lab"))
+        size, = [struct.unpack(">Q", d[2:10])[0] for k, d in replies if k == wire.NBD_REP_INFO and d[:2] == b"\0\0"]
+        assert size == 16 * MIB
+    os.rename(image, tmp_path / "away")
+    with Station(server, "lab/other" if "overlay" in keys else "lab", boot=None) as c:
+        assert c.size == 16 * MIB and c.read(0, 4096) == b"n" * 4096
+    server.wait_log('export "lab": ' + f"{image}: No such file")
+    os.rename(tmp_path / "away", image)
 
 
 def test_a_file_twice(lab, image):

@@ -370,7 +370,7 @@ bool station_name(const struct station_export *x, const struct station_client *c
 	return roll(8);
 }
 
-struct image *station_image(const struct station_export *x,
+struct image *station_image(struct station_export *x,
 			    const struct station_client *c,
 			    const char *station, char *why, size_t why_size)
 {
