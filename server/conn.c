@@ -122,7 +122,7 @@ void conn_close(struct conn *c)
 {
 	const struct export_client who = client(c);
 
-	export_close(c->export, &who, c->store, c->done);
+	export_close(c->export, &who, &c->opened, c->store, c->done);
 }
 
 /* The second time: what has become of it. */

@@ -506,14 +506,20 @@ struct store *export_open(struct export *e, const struct export_client *who,
 				    e->settings->path);
 		return NULL;
 	}
+	strcpy(got->boot, who->session ? who->session->boot : "-");
+	station_enter(&x, station, got->boot);
 	info->size = s->size;
 	info->pref_block = s->pref_block;
 	return s;
 }
 
 void export_close(struct export *e, const struct export_client *who,
-		  struct store *s, bool done)
+		  const struct export_opened *got, struct store *s, bool done)
 {
+	const struct station_export x = station_export(e->settings);
+
+	/* Before its image can be let go. */
+	station_leave(&x, got->station, got->boot);
 	if (store_is_overlay(s))
 		station_overlay_close(s, done);
 	else

@@ -134,6 +134,7 @@ struct export_client {
 /* What a client was given, besides the store. */
 struct export_opened {
 	char station[NBD_SESSION_WORD];
+	char boot[NBD_SESSION_WORD];	/* of the station; "-": not known */
 	char image[NBD_SESSION_WORD];
 };
 
@@ -149,7 +150,7 @@ struct store *export_open(struct export *e, const struct export_client *who,
 			  struct nego_export *info, struct export_opened *got,
 			  u32 *error, char *text);
 void export_close(struct export *e, const struct export_client *who,
-		  struct store *s, bool done);
+		  const struct export_opened *got, struct store *s, bool done);
 
 /*
  * Which image this client would be given now: ->image and, if that has its

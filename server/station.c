@@ -5,8 +5,9 @@
  * A station that says which boot it is (proto/nbd-session.h) is pinned: for as
  * long as that boot lasts it gets the image it began with, whatever the
  * export's file is replaced by meanwhile. The pin is kept in memory, which also
- * keeps the file open when nothing else does, and as a small file, by which
- * another run of the server finds the image again. An overlay says in its header
+ * keeps the file open when nothing else does (until nobody has been connected
+ * for a day), and as a small file, by which another run of the server finds the
+ * image again. An overlay says in its header
  * which image it was made on, and pins its station the same way.
  *
  * An overlay is open once and shared by the connections of one client: those
@@ -41,7 +42,8 @@ struct pin {
 	char *export_name;
 	char station[NBD_SESSION_WORD], boot[NBD_SESSION_WORD];
 	struct image *image;
-	time_t used;
+	unsigned int users;	/* connections */
+	time_t used;		/* when there was one last */
 };
 
 struct open_overlay {
@@ -238,7 +240,7 @@ void station_forget(bool all)
 
 	pthread_mutex_lock(&lock);
 	for (p = &pins; (old = *p); ) {
-		if (all || now - old->used > PIN_SECONDS) {
+		if (all || (!old->users && now - old->used > PIN_SECONDS)) {
 			*p = old->next;
 			old->next = dead;
 			dead = old;
@@ -348,6 +350,8 @@ static void add_pin(const struct station_export *x, const char *station,
 		    !strcmp((*p)->station, station)) {
 			old = *p;
 			*p = old->next;
+			if (!strcmp(old->boot, boot))
+				new->users = old->users;
 			break;
 		}
 	new->next = pins;
@@ -357,6 +361,37 @@ static void add_pin(const struct station_export *x, const char *station,
 		free_pin(old);
 	if (x->kind == OVERLAY_NONE)
 		save_pin(x, station, boot, i);
+}
+
+static void count_user(const struct station_export *x, const char *station,
+		       const char *boot, bool enters)
+{
+	struct pin *p;
+
+	pthread_mutex_lock(&lock);
+	for (p = pins; p; p = p->next) {
+		if (strcmp(p->export_name, x->name) ||
+		    strcmp(p->station, station) || strcmp(p->boot, boot))
+			continue;
+		if (enters)
+			p->users++;
+		else if (p->users)
+			p->users--;
+		p->used = time(NULL);
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+void station_enter(const struct station_export *x, const char *station,
+		   const char *boot)
+{
+	count_user(x, station, boot, true);
+}
+
+void station_leave(const struct station_export *x, const char *station,
+		   const char *boot)
+{
+	count_user(x, station, boot, false);
 }
 
 /* -- the image of a station ------------------------------------------------------ */

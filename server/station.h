@@ -88,6 +88,15 @@ char *station_path(const char *dir, const char *export_name,
 /* Address without port, as a word; "unix" for a Unix socket. */
 void station_address(const struct sockaddr *peer, char word[NBD_SESSION_WORD]);
 
+/*
+ * A connection begins, and ends, to use what station_image() has given to this
+ * boot ("-": not known) of the station: meanwhile its pin stays. May block.
+ */
+void station_enter(const struct station_export *x, const char *station,
+		   const char *boot);
+void station_leave(const struct station_export *x, const char *station,
+		   const char *boot);
+
 /* Forget what no connection has used for a day, or all of it. */
 void station_forget(bool all);
 

@@ -406,6 +406,18 @@ bool station_overlays_sync(void)
 	return true;
 }
 
+void station_enter(const struct station_export *x, const char *station,
+		   const char *boot)
+{
+	check(x && station && boot);
+}
+
+void station_leave(const struct station_export *x, const char *station,
+		   const char *boot)
+{
+	check(x && station && boot);
+}
+
 void station_forget(bool all)
 {
 	(void)all;
