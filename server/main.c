@@ -408,9 +408,13 @@ static bool set_up(struct server *s)
 		return complain(why);
 	if (s->args.config)
 		s->config_path = realpath(s->args.config, NULL);
-	return make_state_dirs(s) && open_exports(s) && start_listening(s) &&
-	       open_control(s) && write_pidfile(s) &&
-	       drop_privileges(&s->config);
+	if (!make_state_dirs(s))
+		return false;
+	/* All exports have the same. */
+	if (s->config.exports && s->config.exports->pins)
+		station_sweep(s->config.exports->pins);
+	return open_exports(s) && start_listening(s) && open_control(s) &&
+	       write_pidfile(s) && drop_privileges(&s->config);
 }
 
 /* -- background --------------------------------------------------------- */

@@ -19,7 +19,9 @@
 #include "station.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -36,11 +38,20 @@
 
 /* How long a station that is gone keeps its image open, in seconds. */
 #define PIN_SECONDS	(24 * 3600)
+/*
+ * How long its file is kept, and how often old ones are looked for. A file is
+ * touched when a connection begins or ends, and by the look while there is one.
+ */
+#define FILE_SECONDS	(30 * 24 * 3600)
+#define SWEEP_SECONDS	3600
+/* Pins that one address may have, but for those that are in use. */
+#define ADDRESS_PINS	256U
 
 struct pin {
 	struct pin *next;
 	char *export_name;
 	char station[NBD_SESSION_WORD], boot[NBD_SESSION_WORD];
+	char address[NBD_SESSION_WORD];
 	struct image *image;
 	unsigned int users;	/* connections */
 	time_t used;		/* when there was one last */
@@ -328,10 +339,98 @@ static bool load_pin(const struct station_export *x, const char *station,
 	return *id && !strcmp(was, boot);
 }
 
-static void add_pin(const struct station_export *x, const char *station,
+static char *pin_path(const struct station_export *x, const struct pin *p)
+{
+	return x->pins ? station_path(x->pins, p->export_name, p->station,
+				      STATION_PIN) : NULL;
+}
+
+void station_sweep(const char *pins_dir)
+{
+	DIR *dir = opendir(pins_dir);
+	const time_t now = time(NULL);
+	struct dirent *d;
+	struct stat st;
+
+	while (dir && (d = readdir(dir)))
+		/* ".pin.new", too, that somebody was killed over. */
+		if (strstr(d->d_name, STATION_PIN) &&
+		    !fstatat(dirfd(dir), d->d_name, &st, AT_SYMLINK_NOFOLLOW) &&
+		    S_ISREG(st.st_mode) && now - st.st_mtime > FILE_SECONDS)
+			(void)unlinkat(dirfd(dir), d->d_name, 0);
+	if (dir)
+		closedir(dir);
+}
+
+static void touch(char *path)
+{
+	const struct timespec t[2] = {
+		{ .tv_nsec = UTIME_OMIT }, { .tv_sec = time(NULL) },
+	};
+
+	if (path)
+		(void)utimensat(AT_FDCWD, path, t, 0);
+	free(path);
+}
+
+/* Once in a while, but for those that somebody runs from. */
+static void sweep_sometimes(const struct station_export *x)
+{
+	static time_t last;
+	time_t now = time(NULL);
+	struct pin *p;
+
+	pthread_mutex_lock(&lock);
+	if (!x->pins || (last && now - last < SWEEP_SECONDS)) {
+		pthread_mutex_unlock(&lock);
+		return;
+	}
+	last = now;
+	for (p = pins; p; p = p->next)
+		if (p->users)
+			touch(pin_path(x, p));
+	pthread_mutex_unlock(&lock);
+	station_sweep(x->pins);
+}
+
+/* The one of @address that was idle for longest, if it has as many as it may. */
+static struct pin *take_surplus(const char *address)
+{
+	struct pin **p, **oldest = NULL, *taken;
+	unsigned int n = 0;
+
+	for (p = &pins; *p; p = &(*p)->next) {
+		if (strcmp((*p)->address, address))
+			continue;
+		n++;
+		/* They are in the order of their making, the newest first. */
+		if (!(*p)->users && (!oldest || (*p)->used <= (*oldest)->used))
+			oldest = p;
+	}
+	if (n < ADDRESS_PINS || !oldest)
+		return NULL;
+	taken = *oldest;
+	*oldest = taken->next;
+	return taken;
+}
+
+static void drop_surplus(const struct station_export *x, struct pin *p)
+{
+	char *path = pin_path(x, p);
+
+	log_peer(LOG_NOTICE, "%s has given more than %u names of stations: which image %s runs from is forgotten",
+		 p->address, ADDRESS_PINS, p->station);
+	if (path)
+		unlink(path);
+	free(path);
+	free_pin(p);
+}
+
+static void add_pin(const struct station_export *x,
+		    const struct station_client *c, const char *station,
 		    const char *boot, struct image *i)
 {
-	struct pin *new = calloc(1, sizeof(*new)), **p, *old = NULL;
+	struct pin *new = calloc(1, sizeof(*new)), **p, *old = NULL, *surplus;
 
 	if (new)
 		new->export_name = strdup(x->name);
@@ -341,6 +440,7 @@ static void add_pin(const struct station_export *x, const char *station,
 	}
 	snprintf(new->station, sizeof(new->station), "%s", station);
 	snprintf(new->boot, sizeof(new->boot), "%s", boot);
+	station_address(c->peer, new->address);
 	new->image = image_hold(i);
 	new->used = time(NULL);
 	pthread_mutex_lock(&lock);
@@ -354,13 +454,18 @@ static void add_pin(const struct station_export *x, const char *station,
 				new->users = old->users;
 			break;
 		}
+	surplus = take_surplus(new->address);
 	new->next = pins;
 	pins = new;
 	pthread_mutex_unlock(&lock);
 	if (old)
 		free_pin(old);
-	if (x->kind == OVERLAY_NONE)
+	if (surplus)
+		drop_surplus(x, surplus);
+	if (x->kind == OVERLAY_NONE) {
 		save_pin(x, station, boot, i);
+		sweep_sometimes(x);
+	}
 }
 
 static void count_user(const struct station_export *x, const char *station,
@@ -368,6 +473,10 @@ static void count_user(const struct station_export *x, const char *station,
 {
 	struct pin *p;
 
+	if (!known(boot))
+		return;
+	if (x->kind == OVERLAY_NONE && x->pins)
+		touch(station_path(x->pins, x->name, station, STATION_PIN));
 	pthread_mutex_lock(&lock);
 	for (p = pins; p; p = p->next) {
 		if (strcmp(p->export_name, x->name) ||
@@ -485,7 +594,7 @@ struct image *station_image(struct station_export *x,
 		i = current(x, why, why_size);
 	}
 	if (i && known(boot))
-		add_pin(x, station, boot, i);
+		add_pin(x, c, station, boot, i);
 	return i;
 }
 

@@ -100,6 +100,12 @@ void station_leave(const struct station_export *x, const char *station,
 /* Forget what no connection has used for a day, or all of it. */
 void station_forget(bool all);
 
+/*
+ * Remove the pins in this directory that nobody has used for a month. They are
+ * their clients' to make, so there must be an end to them.
+ */
+void station_sweep(const char *pins);
+
 /* Is the file of rules understood? Else one sentence in @why. */
 bool station_check_rules(const char *path, char *why, size_t why_size);
 

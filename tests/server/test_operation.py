@@ -310,6 +310,22 @@ def test_published_image_across_a_restart(lab, image, content, tmp_path, again):
         assert c.image != was and c.read(0, 10) == b"n" * 10
 
 
+def test_old_pins_go_at_the_start(lab, image, tmp_path):
+    """And only then: a reload does not know who was connected all that time."""
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    for station in "old", "young":
+        Station(server, "lab", station, "b").disconnect()
+    old, young = (tmp_path / "state" / "pins" / f"lab@{station}.pin" for station in ("old", "young"))
+    server.stop()
+    for path, days in (old, 31), (young, 29):
+        os.utime(path, (time.time() - days * 24 * 3600,) * 2)
+    server.start()
+    assert not old.exists() and young.exists()
+    os.utime(young, (time.time() - 31 * 24 * 3600,) * 2)
+    ask("reload", server.sock)
+    assert young.exists()
+
+
 def test_versions_behind_a_link(lab, tmp_path):
     """lab.img -> lab-2026-11.img: the link is turned, the old file stays."""
     for month in ("10", "11"):

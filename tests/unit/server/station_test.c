@@ -17,8 +17,9 @@
 
 #define HOUR	3600
 
-static time_t now = 1000000000;
+static time_t now;
 
+time_t __real_time(time_t *t);
 time_t __wrap_time(time_t *t);
 
 time_t __wrap_time(time_t *t)
@@ -83,6 +84,14 @@ static char reads(const char *station, const char *boot, const char *address_end
 	return byte;
 }
 
+/* Files are made at the time that it really is. */
+static int start_now(void **state)
+{
+	(void)state;
+	now = __real_time(NULL);
+	return 0;
+}
+
 /* As long as it is connected, and for a day from its end on. */
 static void pin_of_one_that_is_connected(void **state)
 {
@@ -109,10 +118,95 @@ static void pin_of_one_that_is_connected(void **state)
 	station_forget(true);
 }
 
+static unsigned int pin_files(void)
+{
+	DIR *d = opendir(pins);
+	unsigned int n = 0;
+
+	assert_non_null(d);
+	while (readdir(d))
+		n++;
+	closedir(d);
+	return n - 2;
+}
+
+static void age(const char *station, int hours)
+{
+	const struct timespec t[2] = {
+		{ .tv_sec = now - hours * HOUR }, { .tv_sec = now - hours * HOUR },
+	};
+	char *path = station_path(pins, "x", station, STATION_PIN);
+
+	assert_non_null(path);
+	assert_int_equal(utimensat(AT_FDCWD, path, t, 0), 0);
+	free(path);
+}
+
+/* Files go when nobody has used them for a month, and not those in use. */
+static void files_of_pins(void **state)
+{
+	const struct station_export x = export_of(name);
+
+	(void)state;
+	publish('1');
+	assert_int_equal(reads("runs", "b1", "1"), '1');
+	station_enter(&x, "runs", "b1");
+	assert_int_equal(reads("left", "b2", "2"), '1');
+	assert_int_equal(reads("old", "b3", "3"), '1');
+	age("runs", 31 * 24);
+	age("left", 29 * 24);
+	age("old", 31 * 24);
+	/* When one is added. */
+	now += 2 * HOUR;
+	age("old", 31 * 24);
+	assert_int_equal(reads("new", "b4", "4"), '1');
+	age("new", 0);
+	assert_int_equal(pin_files(), 3);
+	station_leave(&x, "runs", "b1");
+	/* And when the server starts. */
+	now += 29 * 24 * HOUR;
+	station_sweep(pins);
+	assert_int_equal(pin_files(), 2);
+	now += 2 * 24 * HOUR;
+	station_sweep(pins);
+	assert_int_equal(pin_files(), 0);
+	station_forget(true);
+}
+
+/* One client cannot fill the disk; nor can it push out what others have. */
+static void many_names_of_one_address(void **state)
+{
+	const struct station_export x = export_of(name);
+	char station[16];
+	int i;
+
+	(void)state;
+	publish('1');
+	assert_int_equal(reads("good", "b", "1"), '1');
+	assert_int_equal(reads("used", "b", "66"), '1');
+	station_enter(&x, "used", "b");
+	for (i = 0; i < 600; i++) {
+		snprintf(station, sizeof(station), "s%d", i);
+		assert_int_equal(reads(station, "b", "66"), '1');
+	}
+	assert_int_equal(pin_files(), 1 + 256);
+	publish('2');
+	assert_int_equal(reads("good", "b", "1"), '1');
+	assert_int_equal(reads("used", "b", "66"), '1');
+	assert_int_equal(reads("s599", "b", "66"), '1');
+	assert_int_equal(reads("s0", "b", "66"), '2');
+	station_leave(&x, "used", "b");
+	station_forget(true);
+	now += 31 * 24 * HOUR;
+	station_sweep(pins);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(pin_of_one_that_is_connected),
+		cmocka_unit_test_setup(files_of_pins, start_now),
+		cmocka_unit_test_setup(many_names_of_one_address, start_now),
+		cmocka_unit_test_setup(pin_of_one_that_is_connected, start_now),
 	};
 	char command[100];
 	int r;
