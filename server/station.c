@@ -68,6 +68,7 @@ struct open_overlay {
 	unsigned int refs;
 	bool busy;		/* being opened or closed */
 	bool done;		/* all who left said that they were done */
+	bool created;		/* was not there, or not this one, before */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -600,18 +601,38 @@ struct image *station_image(struct station_export *x,
 
 /* -- overlays ----------------------------------------------------------------------- */
 
-/* Make what has to be there before it can be opened. */
+/*
+ * A client that recovers has a file system that believes in what it wrote: an
+ * empty overlay under that would be its end.
+ */
+static int refuse_recovery(const char *station, const char *path, bool missing,
+			   char *why, size_t why_size)
+{
+	snprintf(why, why_size, "the overlay that station %s runs from is gone: %s %s; start the station again, it begins with an empty one",
+		 station, path, missing ? "is not there any more (dropped, or on a disk that forgets)" :
+		 "has begun anew for another boot of it");
+	return -ESTALE;
+}
+
+/*
+ * Make what has to be there before it can be opened. @created: it is empty, and
+ * was not there before.
+ */
 static int prepare(const struct station_export *x, const struct station_client *c,
 		   const char *station, const char *path,
-		   const struct image *base, char *why, size_t why_size)
+		   const struct image *base, bool *created, char *why,
+		   size_t why_size)
 {
 	struct overlay_info info;
 	int err = overlay_inspect(path, false, &info, why, why_size), fd;
 
+	*created = false;
 	if (err && err != -ENOENT)
 		return err;
 	if (!err && overlay_stays(x, c, &info))
 		return 0;
+	if (c->session && c->session->generation > NBD_SESSION_FIRST)
+		return refuse_recovery(station, path, err, why, why_size);
 	/* Nobody may be using what is about to be replaced. */
 	fd = overlay_lock(path, err ? 0 : 5000);
 	if (fd == -EWOULDBLOCK) {
@@ -630,6 +651,7 @@ static int prepare(const struct station_export *x, const struct station_client *
 		log_msg(LOG_INFO, "export \"%s\", station %s: starts anew, its overlay is empty",
 			x->name, station);
 	err = overlay_create(path, &info, why, why_size);
+	*created = !err;
 	if (fd >= 0)
 		close(fd);
 	return err;
@@ -638,20 +660,23 @@ static int prepare(const struct station_export *x, const struct station_client *
 static struct store *open_new(const struct station_export *x,
 			      const struct station_client *c,
 			      const char *station, const char *path,
-			      struct image *base, char *why, size_t why_size)
+			      struct image *base, bool *created, char *why,
+			      size_t why_size)
 {
 	struct nbd_identity server;
 	struct store *s;
 	int err;
 
-	if (prepare(x, c, station, path, base, why, why_size))
+	if (prepare(x, c, station, path, base, created, why, why_size))
 		return NULL;
 	session_server(&server);
 	s = store_overlay_open(path, base->store, base->id, server.boot, x->max,
 			       why, why_size);
 	if (!s)
 		return NULL;
-	err = store_overlay_mark(s, boot_of(c), false);
+	/* Who says no boot may be a visitor while the owner is away. */
+	err = store_overlay_mark(s, known(boot_of(c)) ? boot_of(c) : NULL,
+				 false);
 	if (err) {
 		snprintf(why, why_size, "%s: %s", path, strerror(-err));
 		s->ops->close(s);
@@ -698,6 +723,7 @@ struct store *station_overlay_open(const struct station_export *x,
 	char address[NBD_SESSION_WORD];
 	struct store *s = NULL;
 	struct open_overlay *o;
+	bool created;
 
 	station_address(c->peer, address);
 	if (!path) {
@@ -741,13 +767,14 @@ struct store *station_overlay_open(const struct station_export *x,
 	overlays = o;
 	pthread_mutex_unlock(&lock);
 
-	s = open_new(x, c, station, path, base, why, why_size);
+	s = open_new(x, c, station, path, base, &created, why, why_size);
 
 	pthread_mutex_lock(&lock);
 	if (s) {
 		o->store = s;
 		o->base = image_hold(base);
 		o->refs = 1;
+		o->created = created;
 		o->busy = false;
 	} else {
 		remove_overlay(o);
@@ -776,7 +803,13 @@ void station_overlay_close(struct store *s, bool done)
 	o->busy = true;
 	pthread_mutex_unlock(&lock);
 
-	(void)store_overlay_mark(s, o->boot, o->done);
+	/*
+	 * Of those that say no boot, one that only looked (nbdinfo) is not the
+	 * one whose overlay it is: his goodbye is not the station's.
+	 */
+	if (!known(o->boot) && !o->created && !store_overlay_changed(s))
+		o->done = false;
+	(void)store_overlay_mark(s, known(o->boot) ? o->boot : NULL, o->done);
 	s->ops->close(s);
 	image_put(o->base);
 
