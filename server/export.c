@@ -250,12 +250,67 @@ static void drop_new(struct export *list, struct exports *x)
 	}
 }
 
-static bool in_list(const struct export_settings *list, const char *name)
+static const struct export_settings *in_list(const struct export_settings *list,
+					     const char *name)
 {
-	for (; list; list = list->next)
-		if (!strcmp(list->name, name))
-			return true;
-	return false;
+	while (list && strcmp(list->name, name))
+		list = list->next;
+	return list;
+}
+
+/*
+ * An export that is replaced or removed may be all that keeps the file at @path
+ * from being opened in another way. Those that @list leaves as they are keep
+ * theirs. (Stations that are away find it again: it is at its path.)
+ */
+static void let_go(struct exports *x, const struct export_settings *list,
+		   const char *path)
+{
+	struct export *e;
+
+	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {
+		const struct export_settings *s = in_list(list, e->info.name);
+		struct image *i;
+
+		/* Settings that are taken have only their name left. */
+		if (s && s->path && export_settings_same(e->settings, s))
+			continue;
+		pthread_mutex_lock(&image_lock);
+		i = e->image;
+		e->image = NULL;
+		pthread_mutex_unlock(&image_lock);
+		if (i && image_is_at(i, path)) {
+			station_unpin(i);
+			if (image_held_once(i)) {
+				image_put(i);
+				continue;
+			}
+		}
+		if (i)
+			renew(e, i);
+	}
+}
+
+/* It came to nothing. */
+static void take_back(struct exports *x)
+{
+	struct image *i;
+	struct export *e;
+	char why[800];
+
+	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {
+		const struct station_export sx = station_export(e->settings);
+
+		i = export_image(e);
+		image_put(i);
+		if (i)
+			continue;
+		i = image_current(&sx.image, why, sizeof(why));
+		if (i)
+			renew(e, i);
+		else
+			log_msg(LOG_ERR, "export \"%s\": %s", e->info.name, why);
+	}
 }
 
 bool exports_reload(struct exports *x, struct export_settings *list,
@@ -264,7 +319,7 @@ bool exports_reload(struct exports *x, struct export_settings *list,
 	unsigned int added = 0, changed = 0, removed = 0, same = 0;
 	struct export *e, *next, *new = NULL;
 	struct export_settings *s, *rest;
-	bool ok = true;
+	bool ok = true, let_go_of_any = false;
 
 	/* First all that can fail. */
 	for (s = list; s && ok; s = s->next) {
@@ -285,6 +340,11 @@ bool exports_reload(struct exports *x, struct export_settings *list,
 			continue;
 		}
 		e = export_new(s, old, inner, sizeof(inner));
+		if (!e) {
+			let_go_of_any = true;
+			let_go(x, list, s->path);
+			e = export_new(s, old, inner, sizeof(inner));
+		}
 		if (!e) {
 			snprintf(why, why_size, "%s%s%s", s->where ? s->where : "",
 				 s->where ? ": " : "", inner);
@@ -335,6 +395,8 @@ bool exports_reload(struct exports *x, struct export_settings *list,
 			 added, changed, removed, same);
 	} else {
 		drop_new(new, x);
+		if (let_go_of_any)
+			take_back(x);
 	}
 	while ((s = list)) {
 		list = s->next;

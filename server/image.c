@@ -123,6 +123,24 @@ void image_put(struct image *i)
 	pthread_mutex_unlock(&lock);
 }
 
+bool image_is_at(const struct image *i, const char *path)
+{
+	struct meaning m;
+
+	return !find_meaning(NULL, AT_FDCWD, path, &m) && m.dev == i->dev &&
+	       m.ino == i->ino;
+}
+
+bool image_held_once(const struct image *i)
+{
+	bool once;
+
+	pthread_mutex_lock(&lock);
+	once = i->refs == 1;
+	pthread_mutex_unlock(&lock);
+	return once;
+}
+
 struct image *image_of(const struct store *s)
 {
 	struct image *i;

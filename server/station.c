@@ -245,14 +245,16 @@ static void free_pin(struct pin *p)
 	free(p);
 }
 
-void station_forget(bool all)
+/* Those that are idle for longer than @seconds, of @i unless that is NULL. */
+static void forget(const struct image *i, time_t seconds, bool all)
 {
 	struct pin **p, *old, *dead = NULL;
 	time_t now = time(NULL);
 
 	pthread_mutex_lock(&lock);
 	for (p = &pins; (old = *p); ) {
-		if (all || (!old->users && now - old->used > PIN_SECONDS)) {
+		if (all || (!old->users && (!i || old->image == i) &&
+			    now - old->used > seconds)) {
 			*p = old->next;
 			old->next = dead;
 			dead = old;
@@ -265,6 +267,16 @@ void station_forget(bool all)
 		dead = old->next;
 		free_pin(old);
 	}
+}
+
+void station_forget(bool all)
+{
+	forget(NULL, PIN_SECONDS, all);
+}
+
+void station_unpin(const struct image *i)
+{
+	forget(i, -1, false);
 }
 
 static struct image *find_pin(const struct station_export *x,

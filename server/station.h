@@ -97,6 +97,9 @@ void station_enter(const struct station_export *x, const char *station,
 void station_leave(const struct station_export *x, const char *station,
 		   const char *boot);
 
+/* Forget who runs from this image, but for those that are connected. */
+void station_unpin(const struct image *i);
+
 /* Forget what no connection has used for a day, or all of it. */
 void station_forget(bool all);
 

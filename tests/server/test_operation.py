@@ -175,7 +175,9 @@ def test_reload(lab, image, tmp_path):
 @pytest.mark.parametrize("text,says", [
     ("[lab]\nexportname = IMAGE\nreadonly = true\n[b]\nread_only = 1\n", 'unknown key "read_only"; did you mean "readonly"?'),
     ("[lab]\nexportname = IMAGE\nreadonly = true\n[b]\nexportname = /nonexistent\n", "/nonexistent: No such file"),
-    ("[b]\nexportname = IMAGE\n", "is served already, read-only, as export"),
+    ("[lab]\nexportname = IMAGE\nreadonly = true\n[b]\nexportname = IMAGE\n", "is served already, read-only, as export"),
+    # What has let go of its file for the sake of another has it again.
+    ("[b]\nexportname = IMAGE\n[c]\nexportname = /nonexistent\n", "/nonexistent: No such file"),
     ("[b]\nexportname = IMAGE\nreadonly = true\n[b]\nexportname = IMAGE\nreadonly = true\n", "defined twice"),
     ("", "no export in it"),
 ])
@@ -189,6 +191,38 @@ def test_reload_of_something_wrong(lab, image, text, says):
     check_serves(server, b"lab")
     with pytest.raises(Refused, match='no export "b"'):
         Station(server, "b", boot=None)
+
+
+@pytest.mark.parametrize("keys", ["", "readonly = true", "filesize = 2m", "overlay = keep", "identity = other"])
+@pytest.mark.parametrize("name", ["lab", "renamed"])
+def test_reload_of_a_file_that_nobody_uses(lab, image, keys, name):
+    """There and back again: the export that is replaced is not in its own way."""
+    first = f"[lab]\nexportname = {image}\n"
+    server = lab(first)
+    # One that says its boot, and has left.
+    with Station(server, "lab", "pc7", "b") as c:
+        assert c.write(0, b"w" * 100) == 0
+        c.disconnect()
+    deadline = time.monotonic() + 10
+    while json.loads(ask("status", server.sock, "--json"))["connections"]:
+        assert time.monotonic() < deadline
+    for text in f"[{name}]\nexportname = {image}\n{keys}\n", first:
+        configure(server, text)
+        while subprocess.run([binary(), "reload", server.sock], stdout=subprocess.DEVNULL).returncode:
+            # Its last connection may be on its way out still.
+            assert time.monotonic() < deadline, server.log_tail()
+            time.sleep(0.1)
+        status, = json.loads(ask("status", server.sock, "--json"))["exports"]
+        assert status["size"] == (2 if text != first and "2m" in keys else 32) * MIB
+        with Station(server, status["name"], "pc7", f"b{len(text)}") as c:
+            assert c.read(0, 100) == b"w" * 100
+            assert bool(c.flags & wire.NBD_FLAG_READ_ONLY) == (text != first and "readonly" in keys)
+            if text != first:
+                # In use it is another matter.
+                configure(server, first)
+                answer = subprocess.run([binary(), "reload", server.sock], stdout=subprocess.PIPE, text=True)
+                assert answer.returncode == ((keys, name) != ("", "lab"))
+            c.disconnect()
 
 
 def test_other_signals_do_not_end_it(lab, image):

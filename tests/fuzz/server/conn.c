@@ -349,6 +349,19 @@ struct image *image_hold(struct image *i)
 	return i;
 }
 
+bool image_is_at(const struct image *i, const char *path)
+{
+	(void)i;
+	(void)path;
+	return false;
+}
+
+bool image_held_once(const struct image *i)
+{
+	(void)i;
+	return false;
+}
+
 void image_put(struct image *i)
 {
 	(void)i;
@@ -416,6 +429,11 @@ void station_leave(const struct station_export *x, const char *station,
 		   const char *boot)
 {
 	check(x && station && boot);
+}
+
+void station_unpin(const struct image *i)
+{
+	(void)i;
 }
 
 void station_forget(bool all)
