@@ -558,13 +558,20 @@ static struct image *image_gone(const struct station_export *x,
 				const char *last, char *why, size_t why_size)
 {
 	struct image *now = image_current(&x->image, why, why_size);
+	const char *does = x->kind == OVERLAY_NONE ? "runs from" :
+			   "has an overlay on";
+	const char *or = x->kind == OVERLAY_KEEP ?
+			 "drop the overlay (nbd-server overlays drop)" :
+			 "start the station again";
 
-	snprintf(why, why_size, "station %s %s image %s (%s), which is not there any more; %s is image %s now: put the old file back into its folder, under any name, or %s",
-		 station, x->kind == OVERLAY_NONE ? "runs from" :
-		 "has an overlay on", id, *last ? last : "?", x->image.path,
-		 now ? now->id : "-", x->kind == OVERLAY_KEEP ?
-		 "drop the overlay (nbd-server overlays drop)" :
-		 "start the station again");
+	/* No file says of itself that it is the one with that word. */
+	if (x->image.identity)
+		snprintf(why, why_size, "station %s %s image %s, and this export is image %s now (identity): no file can be found by such a word; serve the old file with identity = %s again until the station has ended, or %s",
+			 station, does, id, x->image.identity, id, or);
+	else
+		snprintf(why, why_size, "station %s %s image %s (%s), which is not there any more; %s is image %s now: put the old file back into its folder, under any name, or %s",
+			 station, does, id, *last ? last : "?", x->image.path,
+			 now ? now->id : "-", or);
 	image_put(now);
 	return NULL;
 }

@@ -388,6 +388,33 @@ def test_identity_of_the_operator(lab, image, tmp_path, make_server):
     assert "did you mean" in subprocess.run([binary(), "reload", server.sock], stdout=subprocess.PIPE, text=True).stdout
 
 
+def test_identity_that_has_changed(lab, image, content, tmp_path):
+    """Who runs keeps the old one until the server ends; what is said then helps."""
+    text = f"[lab]\nexportname = {image}\nreadonly = true\nidentity = lab-10\n"
+    server = lab(text)
+    with Station(server, "lab", "pc", "b1", generation=1) as c:
+        assert c.image == "lab-10"
+        os.link(image, tmp_path / "before")
+        publish(image, b"n")
+        configure(server, text.replace("lab-10", "lab-11"))
+        ask("reload", server.sock)
+        c.reset()
+    with Station(server, "lab", "pc", "b1", generation=2) as c:
+        assert c.image == "lab-10" and c.read(0, 100) == content[:100]
+        with Station(server, "lab", "pc8", "b8", generation=1) as other:
+            assert other.image == "lab-11" and other.read(0, 100) == b"n" * 100
+    server.restart()
+    with pytest.raises(Refused, match="station pc runs from image lab-10, and this export is image lab-11 now .*"
+                       "serve the old file with identity = lab-10 again until the station has ended, or start the station again"):
+        Station(server, "lab", "pc", "b1", generation=3)
+    # As it is told.
+    os.rename(tmp_path / "before", image)
+    configure(server, text)
+    ask("reload", server.sock)
+    with Station(server, "lab", "pc", "b1", generation=3) as c:
+        assert c.image == "lab-10" and c.read(0, 100) == content[:100]
+
+
 def test_file_is_gone_for_a_moment(lab, image, content):
     """While the name leads nowhere the open image is given."""
     server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
