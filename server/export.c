@@ -291,6 +291,24 @@ static void let_go(struct exports *x, const struct export_settings *list,
 	}
 }
 
+/* Who publishes an image and says so need not wait for a client to come. */
+static void look_again(struct exports *x)
+{
+	struct export *e;
+	char why[800];
+
+	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {
+		const struct station_export sx = station_export(e->settings);
+		struct image *i = image_current(&sx.image, why, sizeof(why));
+
+		if (i)
+			renew(e, i);
+		else
+			log_msg(LOG_WARNING, "export \"%s\": %s; the image that was there last is kept",
+				e->info.name, why);
+	}
+}
+
 /* It came to nothing. */
 static void take_back(struct exports *x)
 {
@@ -393,6 +411,7 @@ bool exports_reload(struct exports *x, struct export_settings *list,
 		}
 		snprintf(did, did_size, "%u added, %u changed, %u removed, %u as before",
 			 added, changed, removed, same);
+		look_again(x);
 	} else {
 		drop_new(new, x);
 		if (let_go_of_any)

@@ -453,6 +453,21 @@ def test_newest_image_while_the_name_is_missing(lab, image, tmp_path, keys):
     os.rename(tmp_path / "away", image)
 
 
+def test_reload_looks_at_published_images(lab, image):
+    """Without a client that comes: what is told is true, the old file may go."""
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    publish(image, b"n", 16 * MIB)
+    assert len(deleted_files(server)) == 1
+    ask("reload", server.sock)
+    status, = json.loads(ask("status", server.sock, "--json"))["exports"]
+    assert status["size"] == 16 * MIB and deleted_files(server) == []
+    image.rename(f"{image}.away")
+    ask("reload", server.sock)
+    server.wait_log("the image that was there last is kept")
+    with Station(server, "lab", boot=None) as c:
+        assert c.read(0, 4096) == b"n" * 4096
+
+
 def test_a_file_twice(lab, image):
     """At once, and it says which export has it."""
     start = time.monotonic()
