@@ -248,12 +248,14 @@ def test_fresh_is_empty_at_each_boot_and_only_then(lab, content):
         assert c.read(0, 100) == b"2" * 100
 
 
-def test_fresh_for_strangers(lab, content):
+def test_fresh_for_strangers(lab, content, tmp_path):
     """Who names no boot keeps it over a lost connection, not over a goodbye."""
     server = lab("overlay = fresh\n")
     with Station(server, "lab", boot=None) as c:
         assert c.write(0, b"s" * 100) == 0
         c.reset()
+    # Before it is noticed, the lost one counts among those who leave.
+    wait_idle(tmp_path, "lab@127.0.0.1.overlay")
     deadline = time.monotonic() + 10
     with Station(server, "lab", boot=None) as c:
         assert c.read(0, 100) == b"s" * 100
