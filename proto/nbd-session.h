@@ -39,8 +39,14 @@ struct nbd_session {
 	char station[NBD_SESSION_WORD];	/* who: the overlay's owner */
 	char boot[NBD_SESSION_WORD];	/* random, of this boot of the station */
 	u32 attach;			/* counts attaches within the boot */
-	u32 generation;			/* counts recoveries of the attach */
+	u32 generation;			/* of the attach: see below */
 };
+
+/*
+ * An attach begins with this generation (or 0), and has a higher one for each
+ * time that it recovers: whoever names one has used the export before.
+ */
+#define NBD_SESSION_FIRST	1U
 
 struct nbd_identity {
 	/* Of this boot of the server's machine: its page cache. */

@@ -112,6 +112,13 @@ static const struct key export_keys[] = {
 	{ NULL, 0, 0 },
 };
 
+/* Of one kind of section. */
+#define MAX_KEYS	40
+
+_Static_assert(sizeof(generic_keys) / sizeof(*generic_keys) <= MAX_KEYS &&
+	       sizeof(export_keys) / sizeof(*export_keys) <= MAX_KEYS,
+	       "struct reader has a line for each key");
+
 /* A file on its way through. */
 struct reader {
 	struct config *c;
@@ -122,6 +129,8 @@ struct reader {
 	struct export_settings *export;	/* the section; NULL: [generic] */
 	struct export_settings **end;
 	char include[256];		/* directory, or "" */
+	/* In which line of the section each key was; 0: not there. */
+	int *lines, generic_lines[MAX_KEYS], export_lines[MAX_KEYS];
 	char *why;
 	size_t why_size;
 };
@@ -337,6 +346,99 @@ static bool set_key(struct reader *r, const struct key *k, const char *value)
 	return false;
 }
 
+/* What a key has set, to be compared and freed; NULL: it sets nothing. */
+static char *field_text(const struct reader *r, const struct key *k)
+{
+	const char *base = r->export ? (char *)r->export : (char *)r->c;
+	const void *field = base + k->offset;
+	char *text = NULL;
+	int n = 0;
+
+	switch (k->type) {
+	case T_TEXT:
+	case T_PATH:
+	case T_PORT:
+	case T_WORD:
+		return strdup(*(char *const *)field);
+	case T_INCLUDE:
+		return strdup(r->include);
+	case T_BOOL:
+		n = asprintf(&text, "%d", *(const bool *)field);
+		break;
+	case T_SIZE:
+		n = asprintf(&text, "%llu",
+			     (unsigned long long)*(const uint64_t *)field);
+		break;
+	case T_COUNT:
+		n = asprintf(&text, "%u", *(const unsigned int *)field);
+		break;
+	case T_OVERLAY:
+	case T_COW:
+		n = asprintf(&text, "%d", (int)*(const enum overlay_kind *)field);
+		break;
+	default:
+		break;
+	}
+	return n < 0 ? NULL : text;
+}
+
+static bool sets_a_field(const struct key *k)
+{
+	switch (k->type) {
+	case T_INCLUDE:
+	case T_VIRTSTYLE:
+	case T_EITHER:
+	case T_ONLY_FALSE:
+	case T_NOT_HERE:
+		return false;
+	default:
+		return true;
+	}
+}
+
+/* The key, maybe by its other name, that was in this section before. */
+static const struct key *find_earlier(const struct reader *r,
+				      const struct key *k)
+{
+	const struct key *other;
+
+	for (other = r->keys; other->name; other++)
+		if (r->lines[other - r->keys] &&
+		    (other == k || (sets_a_field(k) && sets_a_field(other) &&
+				    other->offset == k->offset)))
+			return other;
+	return NULL;
+}
+
+/*
+ * Twice is once too often: who reads the one line does not know of the other.
+ * "overlay = keep" that some "copyonwrite = false" took back would let every
+ * station write the image.
+ */
+static bool set_key_once(struct reader *r, const struct key *k,
+			 const char *value)
+{
+	const struct key *earlier = find_earlier(r, k);
+	char *before = earlier ? field_text(r, earlier) : NULL, *after;
+	char quoted[100];
+	bool ok = set_key(r, k, value);
+
+	if (ok && before) {
+		after = field_text(r, k);
+		if (!after || strcmp(before, after))
+			ok = fail(r, "%s = \"%s\": %s:%d sets %s to something else; take one of them out",
+				  k->name, log_quote(quoted, sizeof(quoted),
+						     value, strlen(value)),
+				  r->name, r->lines[earlier - r->keys],
+				  earlier->name);
+		free(after);
+	}
+	free(before);
+	if (!earlier)
+		r->lines[k - r->keys] = r->line;
+	return ok;
+}
+
 static bool key_line(struct reader *r, char *line)
 {
 	char *eq = strchr(line, '='), *value, *end;
@@ -356,7 +458,7 @@ static bool key_line(struct reader *r, char *line)
 	*end = '\0';
 	for (k = r->keys; k->name; k++)
 		if (!strcmp(k->name, line))
-			return set_key(r, k, value);
+			return set_key_once(r, k, value);
 	return unknown_key(r, line);
 }
 
@@ -404,6 +506,7 @@ static bool section_line(struct reader *r, char *line)
 			return fail(r, "[generic] in a file that is included; put it into the main one");
 		r->export = NULL;
 		r->keys = generic_keys;
+		r->lines = r->generic_lines;
 		return true;
 	}
 	if (strlen(name) > 256)
@@ -413,6 +516,8 @@ static bool section_line(struct reader *r, char *line)
 		return fail(r, "out of memory");
 	r->export->where = where;
 	r->keys = export_keys;
+	r->lines = r->export_lines;
+	memset(r->export_lines, 0, sizeof(r->export_lines));
 	*r->end = r->export;
 	r->end = &r->export->next;
 	return true;

@@ -122,7 +122,7 @@ void conn_close(struct conn *c)
 {
 	const struct export_client who = client(c);
 
-	export_close(c->export, &who, c->store, c->done);
+	export_close(c->export, &who, &c->opened, c->store, c->done);
 }
 
 /* The second time: what has become of it. */
@@ -174,6 +174,7 @@ static const struct nego_export *find(void *ctx, const char *name, size_t len,
 	}
 	c->found = e;
 	c->info = e->info;
+	c->info.size = export_size(e);
 	if (read_only) {
 		c->info.flags &= (u16)~EXPORT_WRITE_FLAGS;
 		c->info.flags |= NBD_FLAG_READ_ONLY;

@@ -46,7 +46,7 @@ static u16 export_flags(const struct export_settings *s,
 	return flags | NBD_FLAG_SEND_WRITE_ZEROES | NBD_FLAG_SEND_FAST_ZERO;
 }
 
-/* Of ->image, which goes when an export is retired. */
+/* Of ->image, which changes, and goes when an export is retired. */
 static pthread_mutex_t image_lock = PTHREAD_MUTEX_INITIALIZER;
 
 static void retire(struct export *e)
@@ -69,6 +69,30 @@ struct image *export_image(const struct export *e)
 	i = e->image ? image_hold(e->image) : NULL;
 	pthread_mutex_unlock(&image_lock);
 	return i;
+}
+
+uint64_t export_size(const struct export *e)
+{
+	uint64_t size;
+
+	pthread_mutex_lock(&image_lock);
+	size = e->image ? e->image->store->size : e->info.size;
+	pthread_mutex_unlock(&image_lock);
+	return size;
+}
+
+/* @now, which is taken over, is current: the file before it may go. */
+static void renew(struct export *e, struct image *now)
+{
+	struct image *old = now;
+
+	pthread_mutex_lock(&image_lock);
+	if (!atomic_load(&e->retired)) {
+		old = e->image;
+		e->image = now;
+	}
+	pthread_mutex_unlock(&image_lock);
+	image_put(old);
 }
 
 static struct station_export station_export(const struct export_settings *s)
@@ -226,12 +250,85 @@ static void drop_new(struct export *list, struct exports *x)
 	}
 }
 
-static bool in_list(const struct export_settings *list, const char *name)
+static const struct export_settings *in_list(const struct export_settings *list,
+					     const char *name)
 {
-	for (; list; list = list->next)
-		if (!strcmp(list->name, name))
-			return true;
-	return false;
+	while (list && strcmp(list->name, name))
+		list = list->next;
+	return list;
+}
+
+/*
+ * An export that is replaced or removed may be all that keeps the file at @path
+ * from being opened in another way. Those that @list leaves as they are keep
+ * theirs. (Stations that are away find it again: it is at its path.)
+ */
+static void let_go(struct exports *x, const struct export_settings *list,
+		   const char *path)
+{
+	struct export *e;
+
+	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {
+		const struct export_settings *s = in_list(list, e->info.name);
+		struct image *i;
+
+		/* Settings that are taken have only their name left. */
+		if (s && s->path && export_settings_same(e->settings, s))
+			continue;
+		pthread_mutex_lock(&image_lock);
+		i = e->image;
+		e->image = NULL;
+		pthread_mutex_unlock(&image_lock);
+		if (i && image_is_at(i, path)) {
+			station_unpin(i);
+			if (image_held_once(i)) {
+				image_put(i);
+				continue;
+			}
+		}
+		if (i)
+			renew(e, i);
+	}
+}
+
+/* Who publishes an image and says so need not wait for a client to come. */
+static void look_again(struct exports *x)
+{
+	struct export *e;
+	char why[800];
+
+	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {
+		const struct station_export sx = station_export(e->settings);
+		struct image *i = image_current(&sx.image, why, sizeof(why));
+
+		if (i)
+			renew(e, i);
+		else
+			log_msg(LOG_WARNING, "export \"%s\": %s; the image that was there last is kept",
+				e->info.name, why);
+	}
+}
+
+/* It came to nothing. */
+static void take_back(struct exports *x)
+{
+	struct image *i;
+	struct export *e;
+	char why[800];
+
+	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {
+		const struct station_export sx = station_export(e->settings);
+
+		i = export_image(e);
+		image_put(i);
+		if (i)
+			continue;
+		i = image_current(&sx.image, why, sizeof(why));
+		if (i)
+			renew(e, i);
+		else
+			log_msg(LOG_ERR, "export \"%s\": %s", e->info.name, why);
+	}
 }
 
 bool exports_reload(struct exports *x, struct export_settings *list,
@@ -240,7 +337,7 @@ bool exports_reload(struct exports *x, struct export_settings *list,
 	unsigned int added = 0, changed = 0, removed = 0, same = 0;
 	struct export *e, *next, *new = NULL;
 	struct export_settings *s, *rest;
-	bool ok = true;
+	bool ok = true, let_go_of_any = false;
 
 	/* First all that can fail. */
 	for (s = list; s && ok; s = s->next) {
@@ -261,6 +358,11 @@ bool exports_reload(struct exports *x, struct export_settings *list,
 			continue;
 		}
 		e = export_new(s, old, inner, sizeof(inner));
+		if (!e) {
+			let_go_of_any = true;
+			let_go(x, list, s->path);
+			e = export_new(s, old, inner, sizeof(inner));
+		}
 		if (!e) {
 			snprintf(why, why_size, "%s%s%s", s->where ? s->where : "",
 				 s->where ? ": " : "", inner);
@@ -309,8 +411,11 @@ bool exports_reload(struct exports *x, struct export_settings *list,
 		}
 		snprintf(did, did_size, "%u added, %u changed, %u removed, %u as before",
 			 added, changed, removed, same);
+		look_again(x);
 	} else {
 		drop_new(new, x);
+		if (let_go_of_any)
+			take_back(x);
 	}
 	while ((s = list)) {
 		list = s->next;
@@ -325,12 +430,11 @@ bool exports_sync(struct exports *x)
 	struct export *e;
 
 	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {
-		struct store *s = e->image->store;
-		int err;
+		struct image *i = export_image(e);
+		int err = i && !i->read_only ?
+			  i->store->ops->flush(i->store) : 0;
 
-		if (e->image->read_only)
-			continue;
-		err = s->ops->flush(s);
+		image_put(i);
 		if (!err)
 			continue;
 		log_msg(LOG_ERR, "export \"%s\": last sync failed: %s",
@@ -418,7 +522,7 @@ static struct station_client client_of(const struct export *e,
 	return c;
 }
 
-static struct image *pick(const struct export *e, struct station_export *x,
+static struct image *pick(struct export *e, struct station_export *x,
 			  const struct station_client *c,
 			  char station[NBD_SESSION_WORD], u32 *error, char *text)
 {
@@ -431,6 +535,9 @@ static struct image *pick(const struct export *e, struct station_export *x,
 	i = station_image(x, c, station, text, NEGO_TEXT);
 	image_put(x->fallback);
 	x->fallback = NULL;
+	if (x->now)
+		renew(e, x->now);
+	x->now = NULL;
 	if (!i)
 		log_peer(LOG_ERR, "export \"%s\", station %s: %s", x->name,
 			 station, text);
@@ -480,14 +587,20 @@ struct store *export_open(struct export *e, const struct export_client *who,
 				    e->settings->path);
 		return NULL;
 	}
+	strcpy(got->boot, who->session ? who->session->boot : "-");
+	station_enter(&x, station, got->boot);
 	info->size = s->size;
 	info->pref_block = s->pref_block;
 	return s;
 }
 
 void export_close(struct export *e, const struct export_client *who,
-		  struct store *s, bool done)
+		  const struct export_opened *got, struct store *s, bool done)
 {
+	const struct station_export x = station_export(e->settings);
+
+	/* Before its image can be let go. */
+	station_leave(&x, got->station, got->boot);
 	if (store_is_overlay(s))
 		station_overlay_close(s, done);
 	else

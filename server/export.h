@@ -43,11 +43,14 @@ struct export_counts {
 	atomic_uint connections;
 };
 
-/* Everything but the counters is set before it is found, and never changes. */
+/*
+ * Everything but the counters and ->image is set before it is found, and never
+ * changes.
+ */
 struct export {
 	struct nego_export info;
 	struct export_settings *settings;
-	struct image *image;	/* what it was opened with; held */
+	struct image *image;	/* the one that was current last; held */
 	struct translog *translog;	/* or NULL */
 	struct export_counts *counts;
 	atomic_bool retired;	/* is not to be found any more */
@@ -131,6 +134,7 @@ struct export_client {
 /* What a client was given, besides the store. */
 struct export_opened {
 	char station[NBD_SESSION_WORD];
+	char boot[NBD_SESSION_WORD];	/* of the station; "-": not known */
 	char image[NBD_SESSION_WORD];
 };
 
@@ -146,7 +150,7 @@ struct store *export_open(struct export *e, const struct export_client *who,
 			  struct nego_export *info, struct export_opened *got,
 			  u32 *error, char *text);
 void export_close(struct export *e, const struct export_client *who,
-		  struct store *s, bool done);
+		  const struct export_opened *got, struct store *s, bool done);
 
 /*
  * Which image this client would be given now: ->image and, if that has its
@@ -156,8 +160,14 @@ void export_close(struct export *e, const struct export_client *who,
 bool export_identity(struct export *e, const struct export_client *who,
 		     struct nbd_identity *id, u32 *error, char *text);
 
-/* The image that it was opened with, held: for image_put(). NULL: retired. */
+/*
+ * The image that was its current one when somebody last asked for that, held:
+ * for image_put(). NULL: retired.
+ */
 struct image *export_image(const struct export *e);
+
+/* How long that one is. Does not block. */
+uint64_t export_size(const struct export *e);
 
 /* Count one connection; false when that were one too many. */
 bool export_claim(struct export *e);

@@ -26,6 +26,8 @@
 
 /* Files of a directory that are looked at for a former image. */
 #define SCAN_MAX	10000
+/* How often a name may come to mean another file while it is opened. */
+#define OPEN_TRIES	10
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;	/* ->refs, list */
 static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;	/* one at a time */
@@ -46,13 +48,16 @@ static void device_id(const char *path, char *id)
 	snprintf(id, NBD_SESSION_WORD, "dev-%016llx", (unsigned long long)h);
 }
 
-static int find_meaning(const struct image_spec *spec, const char *path,
+/* @fd: of the file that is open as @path; AT_FDCWD: the one that is there now. */
+static int find_meaning(const struct image_spec *spec, int fd, const char *path,
 			struct meaning *m)
 {
+	const bool open = fd != AT_FDCWD;
 	struct statx st;
 
 	memset(&st, 0, sizeof(st));
-	if (statx(AT_FDCWD, path, 0, STATX_BASIC_STATS | STATX_BTIME, &st))
+	if (statx(fd, open ? "" : path, open ? AT_EMPTY_PATH : 0,
+		  STATX_BASIC_STATS | STATX_BTIME, &st))
 		return -errno;
 	m->dev = (uint64_t)st.stx_dev_major << 32 | st.stx_dev_minor;
 	m->ino = st.stx_ino;
@@ -118,6 +123,24 @@ void image_put(struct image *i)
 	pthread_mutex_unlock(&lock);
 }
 
+bool image_is_at(const struct image *i, const char *path)
+{
+	struct meaning m;
+
+	return !find_meaning(NULL, AT_FDCWD, path, &m) && m.dev == i->dev &&
+	       m.ino == i->ino;
+}
+
+bool image_held_once(const struct image *i)
+{
+	bool once;
+
+	pthread_mutex_lock(&lock);
+	once = i->refs == 1;
+	pthread_mutex_unlock(&lock);
+	return once;
+}
+
 struct image *image_of(const struct store *s)
 {
 	struct image *i;
@@ -162,11 +185,16 @@ static bool find_open(const struct image_spec *spec, const struct meaning *m,
 	return ok;
 }
 
+/*
+ * @replaced: the name came to mean another file between the look at it and the
+ * open, so that @m is not what was opened.
+ */
 static struct image *image_open(const struct image_spec *spec, const char *path,
-				const struct meaning *m, char *why,
-				size_t why_size)
+				const struct meaning *m, bool *replaced,
+				char *why, size_t why_size)
 {
 	struct image *i = calloc(1, sizeof(*i));
+	struct meaning now;
 
 	if (i) {
 		i->path = realpath(path, NULL);
@@ -188,6 +216,13 @@ static struct image *image_open(const struct image_spec *spec, const char *path,
 				   why_size);
 	if (!i->store)
 		goto fail;
+	if (find_meaning(spec, store_file_fd(i->store), path, &now) ||
+	    now.dev != m->dev || now.ino != m->ino || strcmp(now.id, m->id)) {
+		snprintf(why, why_size, "%s: is being replaced all the time", path);
+		*replaced = true;
+		i->store->ops->close(i->store);
+		goto fail;
+	}
 	pthread_mutex_lock(&lock);
 	i->next = images;
 	images = i;
@@ -202,16 +237,15 @@ fail:
 	return NULL;
 }
 
-/* The file at @path, which must be @id unless that is NULL. */
-static struct image *get(const struct image_spec *spec, const char *path,
-			 const char *id, char *why, size_t why_size)
+static struct image *get_once(const struct image_spec *spec, const char *path,
+			      const char *id, bool *replaced, char *why,
+			      size_t why_size)
 {
 	struct image *i = NULL;
 	struct meaning m;
-	int err;
+	int err = find_meaning(spec, AT_FDCWD, path, &m);
 
-	pthread_mutex_lock(&opening);
-	err = find_meaning(spec, path, &m);
+	*replaced = false;
 	if (err == -ENOENT)
 		snprintf(why, why_size, "%s: %s; name an image or a block device that exists (truncate -s 1G FILE makes an empty one)",
 			 path, strerror(-err));
@@ -220,7 +254,22 @@ static struct image *get(const struct image_spec *spec, const char *path,
 	else if (id && strcmp(m.id, id))
 		snprintf(why, why_size, "%s: is image %s", path, m.id);
 	else if (find_open(spec, &m, &i, why, why_size) && !i)
-		i = image_open(spec, path, &m, why, why_size);
+		i = image_open(spec, path, &m, replaced, why, why_size);
+	return i;
+}
+
+/* The file at @path, which must be @id unless that is NULL. */
+static struct image *get(const struct image_spec *spec, const char *path,
+			 const char *id, char *why, size_t why_size)
+{
+	struct image *i;
+	bool replaced;
+	int tries = 0;
+
+	pthread_mutex_lock(&opening);
+	do
+		i = get_once(spec, path, id, &replaced, why, why_size);
+	while (replaced && ++tries < OPEN_TRIES);
 	pthread_mutex_unlock(&opening);
 	return i;
 }
@@ -271,7 +320,7 @@ static struct image *scan_directory(const struct image_spec *spec,
 			if (d->d_type == DT_DIR || asprintf(&path, "%s/%s",
 							    folder, d->d_name) < 0)
 				continue;
-			if (!find_meaning(NULL, path, &m) && !strcmp(m.id, id))
+			if (!find_meaning(NULL, AT_FDCWD, path, &m) && !strcmp(m.id, id))
 				i = get(spec, path, id, why, why_size);
 			free(path);
 		}

@@ -53,6 +53,12 @@ struct image *image_hold(struct image *i);
 /* May block. */
 void image_put(struct image *i);
 
+/* Does @path mean this file now, whatever it is called? */
+bool image_is_at(const struct image *i, const char *path);
+
+/* Does nobody hold it but one? */
+bool image_held_once(const struct image *i);
+
 /* The image that this store is of, or NULL. It is not held by that. */
 struct image *image_of(const struct store *s);
 

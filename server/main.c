@@ -50,6 +50,7 @@ struct server {
 	struct exports exports;
 	struct listeners listeners;
 	char *config_path;	/* absolute, for the background; NULL: none */
+	char *file;		/* the command line's, absolute; NULL: is already */
 	char *pidfile;		/* absolute; NULL: none written */
 	int tell;		/* the parent waits at the other end; -1: none */
 	int single;		/* standard input's connection; 0: none */
@@ -375,18 +376,51 @@ static bool check_only(struct server *s)
 	return true;
 }
 
+/*
+ * The background leaves this directory, and the name is looked up again for
+ * each station: the image may be replaced. No link in it is followed here, for
+ * what it leads to may be replaced too.
+ */
+static bool make_absolute(struct server *s)
+{
+	const char *file = s->args.file;
+	char *here;
+	bool ok;
+
+	if (!file || *file == '/')
+		return true;
+	here = getcwd(NULL, 0);
+	ok = here && asprintf(&s->file, "%s/%s", strcmp(here, "/") ? here : "",
+			      file) >= 0;
+	free(here);
+	if (!ok) {
+		s->file = NULL;
+		log_msg(LOG_ERR, "%s: cannot tell where this directory is: %s; write it from the root: /srv/root.img",
+			file, strerror(errno));
+		return false;
+	}
+	s->args.file = s->file;
+	return true;
+}
+
 static bool set_up(struct server *s)
 {
 	char why[WHY];
 
+	if (!make_absolute(s))
+		return false;
 	if (s->args.config &&
 	    !config_load(&s->config, s->args.config, why, sizeof(why)))
 		return complain(why);
 	if (s->args.config)
 		s->config_path = realpath(s->args.config, NULL);
-	return make_state_dirs(s) && open_exports(s) && start_listening(s) &&
-	       open_control(s) && write_pidfile(s) &&
-	       drop_privileges(&s->config);
+	if (!make_state_dirs(s))
+		return false;
+	/* All exports have the same. */
+	if (s->config.exports && s->config.exports->pins)
+		station_sweep(s->config.exports->pins);
+	return open_exports(s) && start_listening(s) && open_control(s) &&
+	       write_pidfile(s) && drop_privileges(&s->config);
 }
 
 /* -- background --------------------------------------------------------- */
@@ -651,6 +685,7 @@ int main(int argc, char **argv)
 	remove_pidfile(&s);
 	free(s.pidfile);
 	free(s.config_path);
+	free(s.file);
 	listen_close(&s.listeners);
 	exports_free(&s.exports);
 	config_free(&s.config);

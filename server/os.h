@@ -36,7 +36,7 @@ int os_device_discard(int fd, uint64_t off, uint64_t len);
  */
 bool os_resident(const void *map, uint64_t off, size_t len);
 
-/* May os_resident() be asked about this file? */
+/* May os_resident() be asked about this file, by whom we are now? */
 bool os_resident_usable(int fd);
 
 /*

@@ -89,6 +89,16 @@ int overlay_map_set(struct overlay_map *m, uint64_t first, uint64_t n,
 	return 0;
 }
 
+/* The kernel says it once: whoever waits for the lock must hear it too. */
+static int sync_data(struct overlay_map *m)
+{
+	int err = overlay_sync(m->fd);
+
+	if (err)
+		atomic_store(&m->lost, true);
+	return err;
+}
+
 /*
  * Bring up to BATCH pages of A, from *@next on, to what B says at this moment;
  * *@next is then where to go on. Returns how many, or a negative errno. What A
@@ -115,12 +125,13 @@ static int flush_batch(struct overlay_map *m, uint64_t *next)
 		at[n++] = i;
 	}
 	*next = i;
-	err = overlay_sync(m->fd);
+	err = sync_data(m);
+	/* No room for a page of A: it stays dirty, and nothing is lost. */
 	for (k = 0; k < n && !err; k++)
 		err = overlay_pwrite(m->fd, copy[k], PAGE,
 				     OVERLAY_MAP_AT + at[k] * PAGE);
 	if (n && !err)
-		err = overlay_sync(m->fd);
+		err = sync_data(m);
 	for (k = 0; k < n; k++) {
 		uint8_t was = SYNCING;
 
@@ -142,9 +153,6 @@ int overlay_map_flush(struct overlay_map *m)
 	pthread_mutex_lock(&m->flush_lock);
 	while (n >= 0 && next < m->pages && !atomic_load(&m->lost))
 		n = flush_batch(m, &next);
-	/* The kernel says it once: whoever waits for the lock must hear it too. */
-	if (n < 0 && n != -ENOMEM)
-		atomic_store(&m->lost, true);
 	pthread_mutex_unlock(&m->flush_lock);
 	return n < 0 ? n : atomic_load(&m->lost) ? -EIO : 0;
 }

@@ -5,8 +5,9 @@
  * A station that says which boot it is (proto/nbd-session.h) is pinned: for as
  * long as that boot lasts it gets the image it began with, whatever the
  * export's file is replaced by meanwhile. The pin is kept in memory, which also
- * keeps the file open when nothing else does, and as a small file, by which
- * another run of the server finds the image again. An overlay says in its header
+ * keeps the file open when nothing else does (until nobody has been connected
+ * for a day), and as a small file, by which another run of the server finds the
+ * image again. An overlay says in its header
  * which image it was made on, and pins its station the same way.
  *
  * An overlay is open once and shared by the connections of one client: those
@@ -18,7 +19,9 @@
 #include "station.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -35,13 +38,23 @@
 
 /* How long a station that is gone keeps its image open, in seconds. */
 #define PIN_SECONDS	(24 * 3600)
+/*
+ * How long its file is kept, and how often old ones are looked for. A file is
+ * touched when a connection begins or ends, and by the look while there is one.
+ */
+#define FILE_SECONDS	(30 * 24 * 3600)
+#define SWEEP_SECONDS	3600
+/* Pins that one address may have, but for those that are in use. */
+#define ADDRESS_PINS	256U
 
 struct pin {
 	struct pin *next;
 	char *export_name;
 	char station[NBD_SESSION_WORD], boot[NBD_SESSION_WORD];
+	char address[NBD_SESSION_WORD];
 	struct image *image;
-	time_t used;
+	unsigned int users;	/* connections */
+	time_t used;		/* when there was one last */
 };
 
 struct open_overlay {
@@ -55,6 +68,7 @@ struct open_overlay {
 	unsigned int refs;
 	bool busy;		/* being opened or closed */
 	bool done;		/* all who left said that they were done */
+	bool created;		/* was not there, or not this one, before */
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -233,14 +247,16 @@ static void free_pin(struct pin *p)
 	free(p);
 }
 
-void station_forget(bool all)
+/* Those that are idle for longer than @seconds, of @i unless that is NULL. */
+static void forget(const struct image *i, time_t seconds, bool all)
 {
 	struct pin **p, *old, *dead = NULL;
 	time_t now = time(NULL);
 
 	pthread_mutex_lock(&lock);
 	for (p = &pins; (old = *p); ) {
-		if (all || now - old->used > PIN_SECONDS) {
+		if (all || (!old->users && (!i || old->image == i) &&
+			    now - old->used > seconds)) {
 			*p = old->next;
 			old->next = dead;
 			dead = old;
@@ -253,6 +269,16 @@ void station_forget(bool all)
 		dead = old->next;
 		free_pin(old);
 	}
+}
+
+void station_forget(bool all)
+{
+	forget(NULL, PIN_SECONDS, all);
+}
+
+void station_unpin(const struct image *i)
+{
+	forget(i, -1, false);
 }
 
 static struct image *find_pin(const struct station_export *x,
@@ -328,10 +354,98 @@ static bool load_pin(const struct station_export *x, const char *station,
 	return *id && !strcmp(was, boot);
 }
 
-static void add_pin(const struct station_export *x, const char *station,
+static char *pin_path(const struct station_export *x, const struct pin *p)
+{
+	return x->pins ? station_path(x->pins, p->export_name, p->station,
+				      STATION_PIN) : NULL;
+}
+
+void station_sweep(const char *pins_dir)
+{
+	DIR *dir = opendir(pins_dir);
+	const time_t now = time(NULL);
+	struct dirent *d;
+	struct stat st;
+
+	while (dir && (d = readdir(dir)))
+		/* ".pin.new", too, that somebody was killed over. */
+		if (strstr(d->d_name, STATION_PIN) &&
+		    !fstatat(dirfd(dir), d->d_name, &st, AT_SYMLINK_NOFOLLOW) &&
+		    S_ISREG(st.st_mode) && now - st.st_mtime > FILE_SECONDS)
+			(void)unlinkat(dirfd(dir), d->d_name, 0);
+	if (dir)
+		closedir(dir);
+}
+
+static void touch(char *path)
+{
+	const struct timespec t[2] = {
+		{ .tv_nsec = UTIME_OMIT }, { .tv_sec = time(NULL) },
+	};
+
+	if (path)
+		(void)utimensat(AT_FDCWD, path, t, 0);
+	free(path);
+}
+
+/* Once in a while, but for those that somebody runs from. */
+static void sweep_sometimes(const struct station_export *x)
+{
+	static time_t last;
+	time_t now = time(NULL);
+	struct pin *p;
+
+	pthread_mutex_lock(&lock);
+	if (!x->pins || (last && now - last < SWEEP_SECONDS)) {
+		pthread_mutex_unlock(&lock);
+		return;
+	}
+	last = now;
+	for (p = pins; p; p = p->next)
+		if (p->users)
+			touch(pin_path(x, p));
+	pthread_mutex_unlock(&lock);
+	station_sweep(x->pins);
+}
+
+/* The one of @address that was idle for longest, if it has as many as it may. */
+static struct pin *take_surplus(const char *address)
+{
+	struct pin **p, **oldest = NULL, *taken;
+	unsigned int n = 0;
+
+	for (p = &pins; *p; p = &(*p)->next) {
+		if (strcmp((*p)->address, address))
+			continue;
+		n++;
+		/* They are in the order of their making, the newest first. */
+		if (!(*p)->users && (!oldest || (*p)->used <= (*oldest)->used))
+			oldest = p;
+	}
+	if (n < ADDRESS_PINS || !oldest)
+		return NULL;
+	taken = *oldest;
+	*oldest = taken->next;
+	return taken;
+}
+
+static void drop_surplus(const struct station_export *x, struct pin *p)
+{
+	char *path = pin_path(x, p);
+
+	log_peer(LOG_NOTICE, "%s has given more than %u names of stations: which image %s runs from is forgotten",
+		 p->address, ADDRESS_PINS, p->station);
+	if (path)
+		unlink(path);
+	free(path);
+	free_pin(p);
+}
+
+static void add_pin(const struct station_export *x,
+		    const struct station_client *c, const char *station,
 		    const char *boot, struct image *i)
 {
-	struct pin *new = calloc(1, sizeof(*new)), **p, *old = NULL;
+	struct pin *new = calloc(1, sizeof(*new)), **p, *old = NULL, *surplus;
 
 	if (new)
 		new->export_name = strdup(x->name);
@@ -341,6 +455,7 @@ static void add_pin(const struct station_export *x, const char *station,
 	}
 	snprintf(new->station, sizeof(new->station), "%s", station);
 	snprintf(new->boot, sizeof(new->boot), "%s", boot);
+	station_address(c->peer, new->address);
 	new->image = image_hold(i);
 	new->used = time(NULL);
 	pthread_mutex_lock(&lock);
@@ -350,15 +465,57 @@ static void add_pin(const struct station_export *x, const char *station,
 		    !strcmp((*p)->station, station)) {
 			old = *p;
 			*p = old->next;
+			if (!strcmp(old->boot, boot))
+				new->users = old->users;
 			break;
 		}
+	surplus = take_surplus(new->address);
 	new->next = pins;
 	pins = new;
 	pthread_mutex_unlock(&lock);
 	if (old)
 		free_pin(old);
-	if (x->kind == OVERLAY_NONE)
+	if (surplus)
+		drop_surplus(x, surplus);
+	if (x->kind == OVERLAY_NONE) {
 		save_pin(x, station, boot, i);
+		sweep_sometimes(x);
+	}
+}
+
+static void count_user(const struct station_export *x, const char *station,
+		       const char *boot, bool enters)
+{
+	struct pin *p;
+
+	if (!known(boot))
+		return;
+	if (x->kind == OVERLAY_NONE && x->pins)
+		touch(station_path(x->pins, x->name, station, STATION_PIN));
+	pthread_mutex_lock(&lock);
+	for (p = pins; p; p = p->next) {
+		if (strcmp(p->export_name, x->name) ||
+		    strcmp(p->station, station) || strcmp(p->boot, boot))
+			continue;
+		if (enters)
+			p->users++;
+		else if (p->users)
+			p->users--;
+		p->used = time(NULL);
+	}
+	pthread_mutex_unlock(&lock);
+}
+
+void station_enter(const struct station_export *x, const char *station,
+		   const char *boot)
+{
+	count_user(x, station, boot, true);
+}
+
+void station_leave(const struct station_export *x, const char *station,
+		   const char *boot)
+{
+	count_user(x, station, boot, false);
 }
 
 /* -- the image of a station ------------------------------------------------------ */
@@ -384,15 +541,17 @@ static bool overlay_stays(const struct station_export *x,
  * replaced, a folder that is closed to the user we have become), the one that
  * was it last.
  */
-static struct image *current(const struct station_export *x, char *why,
+static struct image *current(struct station_export *x, char *why,
 			     size_t why_size)
 {
 	struct image *i = image_current(&x->image, why, why_size);
 
+	if (i)
+		x->now = image_hold(i);
 	if (i || !x->fallback)
 		return i;
-	log_peer(LOG_DEBUG, "export \"%s\": %s; the image that is open is used",
-		 x->name, why);
+	log_peer(LOG_WARNING, "export \"%s\": %s; the image that was there last is used, %s",
+		 x->name, why, x->fallback->id);
 	return image_hold(x->fallback);
 }
 
@@ -401,18 +560,25 @@ static struct image *image_gone(const struct station_export *x,
 				const char *last, char *why, size_t why_size)
 {
 	struct image *now = image_current(&x->image, why, why_size);
+	const char *does = x->kind == OVERLAY_NONE ? "runs from" :
+			   "has an overlay on";
+	const char *or = x->kind == OVERLAY_KEEP ?
+			 "drop the overlay (nbd-server overlays drop)" :
+			 "start the station again";
 
-	snprintf(why, why_size, "station %s %s image %s (%s), which is not there any more; %s is image %s now: put the old file back into its folder, under any name, or %s",
-		 station, x->kind == OVERLAY_NONE ? "runs from" :
-		 "has an overlay on", id, *last ? last : "?", x->image.path,
-		 now ? now->id : "-", x->kind == OVERLAY_KEEP ?
-		 "drop the overlay (nbd-server overlays drop)" :
-		 "start the station again");
+	/* No file says of itself that it is the one with that word. */
+	if (x->image.identity)
+		snprintf(why, why_size, "station %s %s image %s, and this export is image %s now (identity): no file can be found by such a word; serve the old file with identity = %s again until the station has ended, or %s",
+			 station, does, id, x->image.identity, id, or);
+	else
+		snprintf(why, why_size, "station %s %s image %s (%s), which is not there any more; %s is image %s now: put the old file back into its folder, under any name, or %s",
+			 station, does, id, *last ? last : "?", x->image.path,
+			 now ? now->id : "-", or);
 	image_put(now);
 	return NULL;
 }
 
-struct image *station_image(const struct station_export *x,
+struct image *station_image(struct station_export *x,
 			    const struct station_client *c,
 			    const char *station, char *why, size_t why_size)
 {
@@ -450,24 +616,44 @@ struct image *station_image(const struct station_export *x,
 		i = current(x, why, why_size);
 	}
 	if (i && known(boot))
-		add_pin(x, station, boot, i);
+		add_pin(x, c, station, boot, i);
 	return i;
 }
 
 /* -- overlays ----------------------------------------------------------------------- */
 
-/* Make what has to be there before it can be opened. */
+/*
+ * A client that recovers has a file system that believes in what it wrote: an
+ * empty overlay under that would be its end.
+ */
+static int refuse_recovery(const char *station, const char *path, bool missing,
+			   char *why, size_t why_size)
+{
+	snprintf(why, why_size, "the overlay that station %s runs from is gone: %s %s; start the station again, it begins with an empty one",
+		 station, path, missing ? "is not there any more (dropped, or on a disk that forgets)" :
+		 "has begun anew for another boot of it");
+	return -ESTALE;
+}
+
+/*
+ * Make what has to be there before it can be opened. @created: it is empty, and
+ * was not there before.
+ */
 static int prepare(const struct station_export *x, const struct station_client *c,
 		   const char *station, const char *path,
-		   const struct image *base, char *why, size_t why_size)
+		   const struct image *base, bool *created, char *why,
+		   size_t why_size)
 {
 	struct overlay_info info;
 	int err = overlay_inspect(path, false, &info, why, why_size), fd;
 
+	*created = false;
 	if (err && err != -ENOENT)
 		return err;
 	if (!err && overlay_stays(x, c, &info))
 		return 0;
+	if (c->session && c->session->generation > NBD_SESSION_FIRST)
+		return refuse_recovery(station, path, err, why, why_size);
 	/* Nobody may be using what is about to be replaced. */
 	fd = overlay_lock(path, err ? 0 : 5000);
 	if (fd == -EWOULDBLOCK) {
@@ -486,6 +672,7 @@ static int prepare(const struct station_export *x, const struct station_client *
 		log_msg(LOG_INFO, "export \"%s\", station %s: starts anew, its overlay is empty",
 			x->name, station);
 	err = overlay_create(path, &info, why, why_size);
+	*created = !err;
 	if (fd >= 0)
 		close(fd);
 	return err;
@@ -494,20 +681,23 @@ static int prepare(const struct station_export *x, const struct station_client *
 static struct store *open_new(const struct station_export *x,
 			      const struct station_client *c,
 			      const char *station, const char *path,
-			      struct image *base, char *why, size_t why_size)
+			      struct image *base, bool *created, char *why,
+			      size_t why_size)
 {
 	struct nbd_identity server;
 	struct store *s;
 	int err;
 
-	if (prepare(x, c, station, path, base, why, why_size))
+	if (prepare(x, c, station, path, base, created, why, why_size))
 		return NULL;
 	session_server(&server);
 	s = store_overlay_open(path, base->store, base->id, server.boot, x->max,
 			       why, why_size);
 	if (!s)
 		return NULL;
-	err = store_overlay_mark(s, boot_of(c), false);
+	/* Who says no boot may be a visitor while the owner is away. */
+	err = store_overlay_mark(s, known(boot_of(c)) ? boot_of(c) : NULL,
+				 false);
 	if (err) {
 		snprintf(why, why_size, "%s: %s", path, strerror(-err));
 		s->ops->close(s);
@@ -554,6 +744,7 @@ struct store *station_overlay_open(const struct station_export *x,
 	char address[NBD_SESSION_WORD];
 	struct store *s = NULL;
 	struct open_overlay *o;
+	bool created;
 
 	station_address(c->peer, address);
 	if (!path) {
@@ -597,13 +788,14 @@ struct store *station_overlay_open(const struct station_export *x,
 	overlays = o;
 	pthread_mutex_unlock(&lock);
 
-	s = open_new(x, c, station, path, base, why, why_size);
+	s = open_new(x, c, station, path, base, &created, why, why_size);
 
 	pthread_mutex_lock(&lock);
 	if (s) {
 		o->store = s;
 		o->base = image_hold(base);
 		o->refs = 1;
+		o->created = created;
 		o->busy = false;
 	} else {
 		remove_overlay(o);
@@ -632,7 +824,13 @@ void station_overlay_close(struct store *s, bool done)
 	o->busy = true;
 	pthread_mutex_unlock(&lock);
 
-	(void)store_overlay_mark(s, o->boot, o->done);
+	/*
+	 * Of those that say no boot, one that only looked (nbdinfo) is not the
+	 * one whose overlay it is: his goodbye is not the station's.
+	 */
+	if (!known(o->boot) && !o->created && !store_overlay_changed(s))
+		o->done = false;
+	(void)store_overlay_mark(s, known(o->boot) ? o->boot : NULL, o->done);
 	s->ops->close(s);
 	image_put(o->base);
 

@@ -137,7 +137,7 @@ static void json_export(struct text *t, struct export *e)
 	json_field(t, "image_file", i ? i->path : NULL);
 	json_field(t, "overlay", overlay_name(s->overlay));
 	text_add(t, "\"size\":%llu,\"read_only\":%s,\"connections\":%u}",
-		 (unsigned long long)e->info.size,
+		 (unsigned long long)export_size(e),
 		 s->read_only ? "true" : "false",
 		 atomic_load(&e->counts->connections));
 	image_put(i);
@@ -240,7 +240,7 @@ void status_table(struct text *t, struct exports *x)
 
 		text_add(t, "%-20s %6s %5u %-7s %-26s %s%s\n",
 			 shown(a, sizeof(a), *e->info.name ? e->info.name : "(default)"),
-			 short_bytes(r, sizeof(r), (double)e->info.size),
+			 short_bytes(r, sizeof(r), (double)export_size(e)),
 			 atomic_load(&e->counts->connections),
 			 overlay_name(e->settings->overlay), i ? i->id : "-",
 			 e->settings->path,

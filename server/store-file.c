@@ -48,6 +48,9 @@ struct hole {
 	uint64_t start, end;
 };
 
+/* Is the map's answer true? It depends on who we are. */
+enum residency { NOT_ASKED, USABLE, UNUSABLE };
+
 struct file {
 	struct store store;
 	int fd;
@@ -55,6 +58,7 @@ struct file {
 	uint32_t block;		/* of a device: its logical block */
 	void *map;		/* only ever asked for residency, never read */
 	uint64_t map_len;
+	_Atomic(enum residency) residency;
 	struct hole *holes;	/* the long ones of a read-only file, in order */
 	size_t n_holes;
 	atomic_bool sync_lost;
@@ -124,6 +128,21 @@ static int file_read_now(struct store *s, void *buf, uint32_t len, uint64_t off)
 }
 
 /*
+ * Asked at the first read: an image is opened as root, and read as the user
+ * that we have become since, to whom the kernel need not tell the truth.
+ */
+static bool residency_usable(struct file *f)
+{
+	enum residency r = atomic_load(&f->residency);
+
+	if (r == NOT_ASKED) {
+		r = os_resident_usable(f->fd) ? USABLE : UNUSABLE;
+		atomic_store(&f->residency, r);
+	}
+	return r == USABLE;
+}
+
+/*
  * Of a file that is written, too: what TCP still holds may change under it, but
  * only by a write that came before the READ was answered in full. Which of the
  * two such a reader gets, or how much of each, is open anyway, and pread() does
@@ -133,7 +152,7 @@ static int file_send_fd(struct store *s, uint32_t len, uint64_t off)
 {
 	struct file *f = file_of(s);
 
-	if (!f->map || !os_resident(f->map, off, len))
+	if (!f->map || !residency_usable(f) || !os_resident(f->map, off, len))
 		return -1;
 	return f->fd;
 }
@@ -490,6 +509,11 @@ static int find_size(struct file *f, const struct stat *st, uint64_t want,
 	return 0;
 }
 
+int store_file_fd(const struct store *s)
+{
+	return ((const struct file *)s)->fd;
+}
+
 struct store *store_file_open(const char *path, bool read_only, uint64_t size,
 			      char *why, size_t why_size)
 {
@@ -530,13 +554,11 @@ struct store *store_file_open(const char *path, bool read_only, uint64_t size,
 	}
 	if (!f->device)
 		find_holes(f);
-	if (os_resident_usable(f->fd)) {
-		f->map = mmap(NULL, f->store.size, PROT_READ,
-			      MAP_SHARED | MAP_NORESERVE, f->fd, 0);
-		if (f->map == MAP_FAILED)
-			f->map = NULL;
-		f->map_len = f->store.size;
-	}
+	f->map = mmap(NULL, f->store.size, PROT_READ,
+		      MAP_SHARED | MAP_NORESERVE, f->fd, 0);
+	if (f->map == MAP_FAILED)
+		f->map = NULL;
+	f->map_len = f->store.size;
 	return &f->store;
 fail:
 	file_close(&f->store);

@@ -42,7 +42,7 @@ struct overlay {
 	char server_boot[NBD_SESSION_WORD];
 	struct overlay_map map;
 	uint64_t data_at, max_blocks;
-	atomic_bool no_punch, said_full, said_lost;
+	atomic_bool no_punch, said_full, said_lost, changed;
 	char path[];
 };
 
@@ -162,6 +162,13 @@ static int overlay_cache(struct store *s, uint64_t off, uint64_t len)
 	(void)posix_fadvise(o->fd, (off_t)(o->data_at + off), (off_t)len,
 			    POSIX_FADV_WILLNEED);
 	return o->base->ops->cache(o->base, off, len);
+}
+
+static void note_change(struct overlay *o)
+{
+	/* Most often it is known: no cache line changes its owner for that. */
+	if (!atomic_load_explicit(&o->changed, memory_order_relaxed))
+		atomic_store(&o->changed, true);
 }
 
 /* -- writing --------------------------------------------------------------- */
@@ -291,9 +298,11 @@ static void sync_failed(struct overlay *o, int err)
 static int overlay_flush(struct store *s)
 {
 	struct overlay *o = overlay_of(s);
-	int err = overlay_map_flush(&o->map);
+	int err;
 
-	if (err && err != -ENOMEM)
+	note_change(o);
+	err = overlay_map_flush(&o->map);
+	if (err && atomic_load(&o->map.lost))
 		sync_failed(o, err);
 	return err;
 }
@@ -331,6 +340,7 @@ static int overlay_write(struct store *s, const void *buf, uint32_t len,
 	struct overlay *o = overlay_of(s);
 	int err;
 
+	note_change(o);
 	if (fua) {
 		if (atomic_load(&o->map.lost))
 			return -EIO;
@@ -429,6 +439,7 @@ static int overlay_zero(struct store *s, uint64_t off, uint64_t len,
 	uint64_t last = whole_end(o, end);
 	int err = 0;
 
+	note_change(o);
 	if (flags & STORE_ZERO_NO_HOLE)
 		return flags & STORE_ZERO_FAST ? -ENOTSUP :
 		       write_zeroes(o, off, len);
@@ -447,6 +458,7 @@ static int overlay_trim(struct store *s, uint64_t off, uint64_t len)
 	uint64_t first = (off + BLOCK - 1) / BLOCK;
 	uint64_t last = whole_end(o, off + len);
 
+	note_change(o);
 	return first < last ? zero_range(o, first, last, true) : 0;
 }
 
@@ -626,12 +638,18 @@ uint64_t store_overlay_used(const struct store *s)
 	return atomic_load(&overlay_of(s)->map.used) * BLOCK;
 }
 
+bool store_overlay_changed(const struct store *s)
+{
+	return atomic_load(&overlay_of(s)->changed);
+}
+
 int store_overlay_mark(struct store *s, const char *station_boot, bool done)
 {
 	struct overlay *o = overlay_of(s);
 
-	snprintf(o->info.station_boot, sizeof(o->info.station_boot), "%s",
-		 station_boot);
+	if (station_boot)
+		snprintf(o->info.station_boot, sizeof(o->info.station_boot),
+			 "%s", station_boot);
 	o->info.done = done;
 	return overlay_write_state(o->fd, o->server_boot, &o->info, false);
 }

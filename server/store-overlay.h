@@ -25,8 +25,11 @@ bool store_is_overlay(const struct store *s);
 /* Bytes that are the station's; callable at any time. */
 uint64_t store_overlay_used(const struct store *s);
 
+/* Did anybody write, trim, zero or flush since it was opened? */
+bool store_overlay_changed(const struct store *s);
+
 /*
- * Remember in the file which boot of the station uses it ("-": not known) and
+ * Remember in the file which boot of the station uses it (NULL: as before) and
  * whether it is done with it. 0 or a negative errno.
  */
 int store_overlay_mark(struct store *s, const char *station_boot, bool done);

@@ -105,4 +105,7 @@ struct store {
 struct store *store_file_open(const char *path, bool read_only, uint64_t size,
 			      char *why, size_t why_size);
 
+/* What it reads and writes; it stays the store's. */
+int store_file_fd(const struct store *s);
+
 #endif

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """The configuration file: what it does, and how strict it is."""
+import json
 import os
+import socket
 import struct
 import subprocess
-
-import os
 
 import pytest
 
@@ -255,7 +255,6 @@ def test_readonly_on_the_command_line_holds_for_all(make_server, image, tmp_path
         assert c.flags & wire.NBD_FLAG_READ_ONLY
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_user(configured):
     server = configured("[a]\nexportname = IMAGE\n", "user = nobody\ngroup = nogroup")
@@ -264,6 +263,31 @@ def test_user(configured):
     assert ids["Uid"].split() == ["65534"] * 4 and ids["Gid"].split() == ["65534"] * 4
     assert ids["Groups"].split() in ([], ["65534"])
     check_serves(server, b"a")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_user_does_not_guess_what_is_in_memory(configured, image, tmp_path):
+    """What must come from the disk is waited for by a worker, whoever we are;
+    mincore(2) tells a user who may not write the file that all is in memory."""
+    server = configured("[a]\nexportname = IMAGE\nreadonly = true\n",
+                        f"user = nobody\ncontrolsock = {tmp_path}/sock\n")
+    # Our own descriptor: the server has mapped the file, and not touched it.
+    with open(image, "rb") as f:
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            if os.preadv(f.fileno(), [bytearray(4096)], MIB, os.RWF_NOWAIT):
+                pytest.skip("this file system does not give up what it has in memory")
+        except BlockingIOError:
+            pass
+    with Raw(server).go(b"a") as c:
+        for off in range(0, 32 * MIB, 4 * MIB):
+            assert len(c.read(off, 65536)) == 65536
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(f"{tmp_path}/sock")
+            s.sendall(b"status\n")
+            status = json.loads(s.makefile().read())
+        assert status["connections"][0]["disk_requests"] > 0
 
 
 # -- how strict it is ------------------------------------------------------
@@ -295,6 +319,16 @@ WRONG = [
     ("[" + "n" * 257 + "]\n", 1, "at most 256 bytes"),
     ("[a]\n\x00exportname = IMAGE\n", 2, "a zero byte"),
     ("[a]\nexportname = IMAGE\n[a]\nexportname = IMAGE\n", 3, "defined twice"),
+    ("[a]\nexportname = IMAGE\noverlay = keep\ncopyonwrite = false\n", 4,
+     'copyonwrite = "false": CONFIG:3 sets overlay to something else'),
+    ("[a]\nreadonly = true\nexportname = IMAGE\nreadonly = false\n", 4,
+     'readonly = "false": CONFIG:2 sets readonly to something else'),
+    ("[a]\ncowdir = /a\nexportname = IMAGE\noverlay_dir = /b\n", 4, "CONFIG:2 sets cowdir to something else"),
+    ("[a]\nexportname = IMAGE\nexportname = IMAGE.2\n", 3, "CONFIG:2 sets exportname to something else"),
+    ("[a]\nexportname = IMAGE\nfilesize = 1m\nfilesize = 1k\n", 4, "CONFIG:3 sets filesize to something else"),
+    ("[a]\nexportname = IMAGE\nmaxconnections = 1\nmaxconnections = 0\n", 4, "CONFIG:3 sets maxconnections"),
+    ("[generic]\nport = 1\n[a]\nexportname = IMAGE\n[generic]\nport = 2\n", 6, "CONFIG:2 sets port to something else"),
+    ("[generic]\nincludedir = /etc\nincludedir = /\n", 3, "CONFIG:2 sets includedir to something else"),
     ("[a]\nexportname = /nonexistent\n", 1, "/nonexistent: No such file"),
     ("[a]\nexportname = IMAGE\nauthfile = /nonexistent\n", 1, "/nonexistent: No such file"),
 ]
@@ -339,3 +373,10 @@ def test_a_file_of_the_other_server(configured):
 
 def test_white_space_and_line_ends(configured):
     check_serves(configured("\t[a] \r\n\texportname=IMAGE\t\r\n ; comment\r\n\r\n  readonly   =   false  \r\n"), b"a")
+
+
+def test_said_twice(configured, image):
+    """What says the same is no contradiction, and another section is another matter."""
+    check_serves(configured("[a]\nexportname = IMAGE\nreadonly = true\nreadonly = 1\noverlay = none\ncopyonwrite = false\n"
+                            "filesize = 1m\nfilesize = 1048576\nexportname = IMAGE\n"
+                            "[b]\nexportname = IMAGE\nreadonly = true\nfilesize = 2m\n"), b"a")

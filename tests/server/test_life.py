@@ -73,6 +73,27 @@ def test_background(image, tmp_path):
         server.end()
 
 
+@pytest.mark.parametrize("name", ["image", "./image", "folder/image"])
+def test_background_finds_what_replaces_the_image(image, tmp_path, name):
+    """Named from the directory that the server was started in, and has left; a
+    folder may be a link that is turned."""
+    (tmp_path / "folder").symlink_to(".")
+    server = Background(tmp_path, "-r", name)
+    try:
+        assert server.status == 0, server.err
+        (tmp_path / "newer").mkdir()
+        (tmp_path / "newer" / "image").write_bytes(b"n" * MIB)
+        if name == "folder/image":
+            (tmp_path / "turned").symlink_to("newer")
+            os.rename(tmp_path / "turned", tmp_path / "folder")
+        else:
+            os.rename(tmp_path / "newer" / "image", image)
+        with Raw(server).go() as c:
+            assert c.read(0, 4096) == b"n" * 4096
+    finally:
+        server.end()
+
+
 def test_background_releases_the_pipes_of_its_caller(image, tmp_path):
     """`out=$(nbd-server ...)` returns."""
     port = free_port()

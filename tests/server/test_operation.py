@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import time
 import urllib.request
@@ -232,7 +233,9 @@ def test_reload(lab, image, tmp_path):
 @pytest.mark.parametrize("text,says", [
     ("[lab]\nexportname = IMAGE\nreadonly = true\n[b]\nread_only = 1\n", 'unknown key "read_only"; did you mean "readonly"?'),
     ("[lab]\nexportname = IMAGE\nreadonly = true\n[b]\nexportname = /nonexistent\n", "/nonexistent: No such file"),
-    ("[b]\nexportname = IMAGE\n", "is served already, read-only, as export"),
+    ("[lab]\nexportname = IMAGE\nreadonly = true\n[b]\nexportname = IMAGE\n", "is served already, read-only, as export"),
+    # What has let go of its file for the sake of another has it again.
+    ("[b]\nexportname = IMAGE\n[c]\nexportname = /nonexistent\n", "/nonexistent: No such file"),
     ("[b]\nexportname = IMAGE\nreadonly = true\n[b]\nexportname = IMAGE\nreadonly = true\n", "defined twice"),
     ("", "no export in it"),
 ])
@@ -246,6 +249,38 @@ def test_reload_of_something_wrong(lab, image, text, says):
     check_serves(server, b"lab")
     with pytest.raises(Refused, match='no export "b"'):
         Station(server, "b", boot=None)
+
+
+@pytest.mark.parametrize("keys", ["", "readonly = true", "filesize = 2m", "overlay = keep", "identity = other"])
+@pytest.mark.parametrize("name", ["lab", "renamed"])
+def test_reload_of_a_file_that_nobody_uses(lab, image, keys, name):
+    """There and back again: the export that is replaced is not in its own way."""
+    first = f"[lab]\nexportname = {image}\n"
+    server = lab(first)
+    # One that says its boot, and has left.
+    with Station(server, "lab", "pc7", "b") as c:
+        assert c.write(0, b"w" * 100) == 0
+        c.disconnect()
+    deadline = time.monotonic() + 10
+    while json.loads(ask("status", server.sock, "--json"))["connections"]:
+        assert time.monotonic() < deadline
+    for text in f"[{name}]\nexportname = {image}\n{keys}\n", first:
+        configure(server, text)
+        while subprocess.run([binary(), "reload", server.sock], stdout=subprocess.DEVNULL).returncode:
+            # Its last connection may be on its way out still.
+            assert time.monotonic() < deadline, server.log_tail()
+            time.sleep(0.1)
+        status, = json.loads(ask("status", server.sock, "--json"))["exports"]
+        assert status["size"] == (2 if text != first and "2m" in keys else 32) * MIB
+        with Station(server, status["name"], "pc7", f"b{len(text)}") as c:
+            assert c.read(0, 100) == b"w" * 100
+            assert bool(c.flags & wire.NBD_FLAG_READ_ONLY) == (text != first and "readonly" in keys)
+            if text != first:
+                # In use it is another matter.
+                configure(server, first)
+                answer = subprocess.run([binary(), "reload", server.sock], stdout=subprocess.PIPE, text=True)
+                assert answer.returncode == ((keys, name) != ("", "lab"))
+            c.disconnect()
 
 
 def test_other_signals_do_not_end_it(lab, image):
@@ -367,6 +402,22 @@ def test_published_image_across_a_restart(lab, image, content, tmp_path, again):
         assert c.image != was and c.read(0, 10) == b"n" * 10
 
 
+def test_old_pins_go_at_the_start(lab, image, tmp_path):
+    """And only then: a reload does not know who was connected all that time."""
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    for station in "old", "young":
+        Station(server, "lab", station, "b").disconnect()
+    old, young = (tmp_path / "state" / "pins" / f"lab@{station}.pin" for station in ("old", "young"))
+    server.stop()
+    for path, days in (old, 31), (young, 29):
+        os.utime(path, (time.time() - days * 24 * 3600,) * 2)
+    server.start()
+    assert not old.exists() and young.exists()
+    os.utime(young, (time.time() - 31 * 24 * 3600,) * 2)
+    ask("reload", server.sock)
+    assert young.exists()
+
+
 def test_versions_behind_a_link(lab, tmp_path):
     """lab.img -> lab-2026-11.img: the link is turned, the old file stays."""
     for month in ("10", "11"):
@@ -395,6 +446,33 @@ def test_identity_of_the_operator(lab, image, tmp_path, make_server):
     assert "did you mean" in subprocess.run([binary(), "reload", server.sock], stdout=subprocess.PIPE, text=True).stdout
 
 
+def test_identity_that_has_changed(lab, image, content, tmp_path):
+    """Who runs keeps the old one until the server ends; what is said then helps."""
+    text = f"[lab]\nexportname = {image}\nreadonly = true\nidentity = lab-10\n"
+    server = lab(text)
+    with Station(server, "lab", "pc", "b1", generation=1) as c:
+        assert c.image == "lab-10"
+        os.link(image, tmp_path / "before")
+        publish(image, b"n")
+        configure(server, text.replace("lab-10", "lab-11"))
+        ask("reload", server.sock)
+        c.reset()
+    with Station(server, "lab", "pc", "b1", generation=2) as c:
+        assert c.image == "lab-10" and c.read(0, 100) == content[:100]
+        with Station(server, "lab", "pc8", "b8", generation=1) as other:
+            assert other.image == "lab-11" and other.read(0, 100) == b"n" * 100
+    server.restart()
+    with pytest.raises(Refused, match="station pc runs from image lab-10, and this export is image lab-11 now .*"
+                       "serve the old file with identity = lab-10 again until the station has ended, or start the station again"):
+        Station(server, "lab", "pc", "b1", generation=3)
+    # As it is told.
+    os.rename(tmp_path / "before", image)
+    configure(server, text)
+    ask("reload", server.sock)
+    with Station(server, "lab", "pc", "b1", generation=3) as c:
+        assert c.image == "lab-10" and c.read(0, 100) == content[:100]
+
+
 def test_file_is_gone_for_a_moment(lab, image, content):
     """While the name leads nowhere the open image is given."""
     server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
@@ -402,6 +480,50 @@ def test_file_is_gone_for_a_moment(lab, image, content):
     with Station(server, "lab", "pc", "b1") as c:
         assert c.read(0, 100) == content[:100]
     os.rename(str(image) + ".away", image)
+
+
+def deleted_files(server):
+    return [p for p in (os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd"))
+            if p.endswith(" (deleted)")]
+
+
+@pytest.mark.parametrize("keys", ["readonly = true", "overlay = keep", ""])
+def test_newest_image_while_the_name_is_missing(lab, image, tmp_path, keys):
+    """Not the one that the server was started with: that one may go, and its
+    space with it."""
+    server = lab(f"[lab]\nexportname = {image}\n{keys}\n")
+    publish(image, b"n", 16 * MIB)
+    with Station(server, "lab", boot=None) as c:
+        assert c.size == 16 * MIB
+        status, = json.loads(ask("status", server.sock, "--json"))["exports"]
+        assert status["size"] == 16 * MIB and status["image"].startswith(f"{os.stat(image).st_ino:x}-")
+        assert deleted_files(server) == []
+        c.disconnect()
+    with Raw(server) as c:
+        c.hello()
+        replies = c.option(wire.NBD_OPT_INFO, go_data(b"lab"))
+        size, = [struct.unpack(">Q", d[2:10])[0] for k, d in replies if k == wire.NBD_REP_INFO and d[:2] == b"\0\0"]
+        assert size == 16 * MIB
+    os.rename(image, tmp_path / "away")
+    with Station(server, "lab/other" if "overlay" in keys else "lab", boot=None) as c:
+        assert c.size == 16 * MIB and c.read(0, 4096) == b"n" * 4096
+    server.wait_log('export "lab": ' + f"{image}: No such file")
+    os.rename(tmp_path / "away", image)
+
+
+def test_reload_looks_at_published_images(lab, image):
+    """Without a client that comes: what is told is true, the old file may go."""
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    publish(image, b"n", 16 * MIB)
+    assert len(deleted_files(server)) == 1
+    ask("reload", server.sock)
+    status, = json.loads(ask("status", server.sock, "--json"))["exports"]
+    assert status["size"] == 16 * MIB and deleted_files(server) == []
+    image.rename(f"{image}.away")
+    ask("reload", server.sock)
+    server.wait_log("the image that was there last is kept")
+    with Station(server, "lab", boot=None) as c:
+        assert c.read(0, 4096) == b"n" * 4096
 
 
 def test_a_file_twice(lab, image):

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """Overlays: a station's writes over an image that is everybody's."""
+import fcntl
 import os
 import random
 import signal
@@ -247,15 +248,18 @@ def test_fresh_is_empty_at_each_boot_and_only_then(lab, content):
         assert c.read(0, 100) == b"2" * 100
 
 
-def test_fresh_for_strangers(lab, content):
+def test_fresh_for_strangers(lab, content, tmp_path):
     """Who names no boot keeps it over a lost connection, not over a goodbye."""
     server = lab("overlay = fresh\n")
     with Station(server, "lab", boot=None) as c:
         assert c.write(0, b"s" * 100) == 0
         c.reset()
+    # Before it is noticed, the lost one counts among those who leave.
+    wait_idle(tmp_path, "lab@127.0.0.1.overlay")
     deadline = time.monotonic() + 10
     with Station(server, "lab", boot=None) as c:
         assert c.read(0, 100) == b"s" * 100
+        assert c.flush() == 0
         c.disconnect()
     while time.monotonic() < deadline:
         with Station(server, "lab", boot=None) as c:
@@ -263,6 +267,90 @@ def test_fresh_for_strangers(lab, content):
                 return
             c.disconnect()
     pytest.fail("it is never empty")
+
+
+def visit(server, name="lab", read=True):
+    """What nbdinfo and its kin do."""
+    with Station(server, name, boot=None) as c:
+        if read:
+            assert len(c.read(0, MIB)) == MIB
+        c.disconnect()
+
+
+def wait_idle(tmp_path, name):
+    """Until nobody uses it."""
+    deadline = time.monotonic() + 10
+    with open(tmp_path / "state" / "overlays" / name, "rb") as f:
+        while True:
+            try:
+                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(f, fcntl.LOCK_UN)
+                return
+            except BlockingIOError:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+
+
+def test_fresh_is_not_emptied_by_a_visitor(lab, content, tmp_path):
+    """The station, which names no boot, has lost its connection; somebody at
+    its address looks at the export, and says goodbye."""
+    server = lab("overlay = fresh\n")
+    name = "lab@127.0.0.1.overlay"
+    with Station(server, "lab", boot=None) as c:
+        assert c.write(0, b"s" * 100) == 0
+        c.reset()
+    for _ in range(2):
+        wait_idle(tmp_path, name)
+        visit(server)
+    wait_idle(tmp_path, name)
+    with Station(server, "lab", boot=None) as c:
+        assert c.read(0, 100) == b"s" * 100
+        assert c.flush() == 0
+        c.disconnect()      # its own goodbye
+    wait_idle(tmp_path, name)
+    visit(server)
+    with Station(server, "lab", boot=None) as c:
+        assert c.read(0, 100) == content[:100]
+
+
+def test_fresh_of_a_boot_is_not_emptied_by_a_visitor(lab, tmp_path):
+    server = lab("overlay = fresh\n")
+    with Station(server, "lab/pc7", "pc7", "boot-1") as c:
+        assert c.write(0, b"s" * 100) == 0
+        c.reset()
+    wait_idle(tmp_path, "lab@pc7.overlay")
+    visit(server, "lab/pc7")
+    wait_idle(tmp_path, "lab@pc7.overlay")
+    with Station(server, "lab/pc7", "pc7", "boot-1", generation=2) as c:
+        assert c.read(0, 100) == b"s" * 100
+
+
+@pytest.mark.parametrize("kind", ["keep", "fresh"])
+def test_recovery_onto_an_overlay_that_is_gone(lab, content, tmp_path, kind):
+    """Not with an empty one: the station's file system believes in what it wrote."""
+    server = lab(f"overlay = {kind}\n")
+    # As our driver: its attach is generation 1.
+    with Station(server, "lab", "pc7", "boot-1", generation=1) as c:
+        assert c.write(0, b"s" * 100) == 0
+        c.reset()
+    wait_idle(tmp_path, "lab@pc7.overlay")
+    (tmp_path / "state" / "overlays" / "lab@pc7.overlay").unlink()
+    says = "the overlay that station pc7 runs from is gone: .*lab@pc7.overlay is not there any more.*start the station again"
+    for again in (lambda: None, server.restart):
+        again()
+        with pytest.raises(Refused, match=says):
+            Station(server, "lab", "pc7", "boot-1", generation=2)
+        assert overlays(tmp_path) == []
+    with Station(server, "lab", "pc7", "boot-2", generation=1) as c:
+        assert c.read(0, 100) == content[:100]
+        assert c.write(0, b"2" * 100) == 0
+        c.reset()
+    wait_idle(tmp_path, "lab@pc7.overlay")
+    if kind == "fresh":     # nor is the next boot's emptied by one that died late
+        with pytest.raises(Refused, match="has begun anew for another boot of it"):
+            Station(server, "lab", "pc7", "boot-1", generation=3)
+        with Station(server, "lab", "pc7", "boot-2", generation=2) as c:
+            assert c.read(0, 100) == b"2" * 100
 
 
 # -- whose it is ------------------------------------------------------------------

@@ -349,6 +349,19 @@ struct image *image_hold(struct image *i)
 	return i;
 }
 
+bool image_is_at(const struct image *i, const char *path)
+{
+	(void)i;
+	(void)path;
+	return false;
+}
+
+bool image_held_once(const struct image *i)
+{
+	(void)i;
+	return false;
+}
+
 void image_put(struct image *i)
 {
 	(void)i;
@@ -370,7 +383,7 @@ bool station_name(const struct station_export *x, const struct station_client *c
 	return roll(8);
 }
 
-struct image *station_image(const struct station_export *x,
+struct image *station_image(struct station_export *x,
 			    const struct station_client *c,
 			    const char *station, char *why, size_t why_size)
 {
@@ -404,6 +417,23 @@ void station_overlay_close(struct store *s, bool done)
 bool station_overlays_sync(void)
 {
 	return true;
+}
+
+void station_enter(const struct station_export *x, const char *station,
+		   const char *boot)
+{
+	check(x && station && boot);
+}
+
+void station_leave(const struct station_export *x, const char *station,
+		   const char *boot)
+{
+	check(x && station && boot);
+}
+
+void station_unpin(const struct image *i)
+{
+	(void)i;
 }
 
 void station_forget(bool all)

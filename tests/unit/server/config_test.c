@@ -82,9 +82,19 @@ static void said_twice(void **state)
 	char why[512];
 
 	(void)state;
-	/* The last one holds, as in any INI file; nothing leaks. */
-	assert_true(parse(&c, "[generic]\nport=1\nport=2\n", why));
-	assert_string_equal(c.port, "2");
+	/* Not what any INI file does, where the last one holds. */
+	assert_false(parse(&c, "[generic]\nport=1\n\nport=2\n", why));
+	assert_string_equal(why, "conf:4: port = \"2\": conf:2 sets port to something else; take one of them out");
+	config_free(&c);
+	assert_false(parse(&c, "[a]\nexportname=/x\noverlay=keep\ncopyonwrite=1\n", why));
+	assert_non_null(strstr(why, "conf:3 sets overlay"));
+	config_free(&c);
+	/* The same twice is the same; nothing leaks. */
+	assert_true(parse(&c, "[generic]\nport=1\n[a]\nexportname=/x\noverlay=fresh\n"
+			  "copyonwrite=true\ncopyonwrite=1\ncowdir=/o\noverlay_dir=/o\n"
+			  "splice=true\nsplice=false\n[generic]\nport=1\n", why));
+	assert_string_equal(c.port, "1");
+	assert_int_equal(c.exports->overlay, OVERLAY_FRESH);
 	config_free(&c);
 }
 

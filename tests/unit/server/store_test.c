@@ -8,6 +8,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <unistd.h>
 
 #include "os.h"
@@ -18,6 +19,7 @@ static struct {
 	int punch, zero_range, durable, pread_now, sync;
 	unsigned int punches, zero_ranges, durables;
 	ssize_t short_now;
+	bool residency_is_a_lie;
 } os;
 
 ssize_t os_pread_now(int fd, void *buf, size_t len, uint64_t off)
@@ -99,7 +101,7 @@ bool os_resident(const void *map, uint64_t off, size_t len)
 
 bool os_resident_usable(int fd)
 {
-	return fd >= 0;
+	return fd >= 0 && !os.residency_is_a_lie;
 }
 
 /* -- a file of 64 KiB of 'x' ------------------------------------------- */
@@ -278,6 +280,19 @@ static void sendfile_of_what_is_in_memory(void **state)
 	}
 }
 
+/* Opened as root, read as another user. */
+static void sendfile_as_another_user(void **state)
+{
+	(void)state;
+	for (int read_only = 0; read_only < 2; read_only++) {
+		struct store *s = open_file(read_only);
+
+		os.residency_is_a_lie = true;
+		assert_int_equal(s->ops->send_fd(s, 4096, 0), -1);
+		s->ops->close(s);
+	}
+}
+
 static void shorter_than_it_was(void **state)
 {
 	struct store *s = open_file(false);
@@ -322,6 +337,7 @@ int main(void)
 		cmocka_unit_test(failed_sync_is_told_for_ever),
 		cmocka_unit_test(read_now),
 		cmocka_unit_test(sendfile_of_what_is_in_memory),
+		cmocka_unit_test(sendfile_as_another_user),
 		cmocka_unit_test(shorter_than_it_was),
 		cmocka_unit_test(part_of_it),
 	};

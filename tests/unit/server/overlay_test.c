@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: GPL-2.0
+/*
+ * overlay_test.c - an overlay on a disk that is full, or fails.
+ */
+#define _GNU_SOURCE
+#include "unit.h"
+
+#include <errno.h>
+#include <unistd.h>
+
+#include "store-overlay.h"
+
+#define SIZE (256U << 20)	/* its maps have several pages */
+
+/* What the disk says of the pages of map A, and of a sync; 0: it works. */
+static int map_error, sync_error;
+
+int __real_overlay_pwrite(int fd, const void *buf, size_t len, uint64_t off);
+int __wrap_overlay_pwrite(int fd, const void *buf, size_t len, uint64_t off);
+int __wrap_overlay_sync(int fd);
+
+int __wrap_overlay_pwrite(int fd, const void *buf, size_t len, uint64_t off)
+{
+	if (map_error && off >= OVERLAY_MAP_AT &&
+	    off < OVERLAY_MAP_AT + overlay_map_length(SIZE))
+		return map_error;
+	return __real_overlay_pwrite(fd, buf, len, off);
+}
+
+int __wrap_overlay_sync(int fd)
+{
+	(void)fd;
+	return sync_error;
+}
+
+static int base_read(struct store *s, void *buf, uint32_t len, uint64_t off)
+{
+	(void)s;
+	(void)off;
+	memset(buf, 'i', len);
+	return 0;
+}
+
+static const struct store_ops base_ops = { .name = "base", .read = base_read };
+static struct store base = { .ops = &base_ops, .size = SIZE };
+static char path[] = "/tmp/overlay_test.XXXXXX";
+
+static struct store *open_it(const char *server_boot)
+{
+	char why[512];
+	struct store *s = store_overlay_open(path, &base, "1-2.3", server_boot,
+					     0, why, sizeof(why));
+
+	assert_non_null(s);
+	return s;
+}
+
+static struct store *make_and_open(void)
+{
+	struct overlay_info info = {
+		.export_name = "lab", .station = "pc", .image = "1-2.3",
+		.image_path = "/srv/lab.img", .size = SIZE, .station_boot = "-",
+	};
+	char why[512];
+
+	map_error = sync_error = 0;
+	assert_int_equal(overlay_create(path, &info, why, sizeof(why)), 0);
+	return open_it("boot-1");
+}
+
+/* A flush that found no room for the map has lost nothing: the next one does it. */
+static void full_for_a_moment(void **state)
+{
+	struct store *s = make_and_open();
+	char byte;
+
+	(void)state;
+	assert_int_equal(s->ops->write(s, "w", 1, 200 << 20, false), 0);
+	map_error = -ENOSPC;
+	assert_int_equal(s->ops->flush(s), -ENOSPC);
+	assert_int_equal(s->ops->write(s, "f", 1, 100 << 20, true), -ENOSPC);
+	map_error = 0;
+	assert_int_equal(s->ops->flush(s), 0);
+	assert_int_equal(s->ops->write(s, "x", 1, 100, true), 0);
+	/* What was flushed is there after a crash of the machine. */
+	assert_int_equal(s->ops->write(s, "l", 1, 50 << 20, false), 0);
+	map_error = sync_error = -EIO;	/* so that the close adds nothing */
+	s->ops->close(s);
+	map_error = sync_error = 0;
+	s = open_it("boot-2");
+	assert_int_equal(s->ops->read(s, &byte, 1, 200 << 20), 0);
+	assert_int_equal(byte, 'w');
+	assert_int_equal(s->ops->read(s, &byte, 1, 100 << 20), 0);
+	assert_int_equal(byte, 'f');
+	assert_int_equal(s->ops->read(s, &byte, 1, 100), 0);
+	assert_int_equal(byte, 'x');
+	assert_int_equal(s->ops->read(s, &byte, 1, 50 << 20), 0);
+	assert_int_equal(byte, 'i');
+	s->ops->close(s);
+}
+
+/* A sync that failed is another matter: the kernel says it only once. */
+static void failed_sync_is_told_for_ever(void **state)
+{
+	struct store *s = make_and_open();
+
+	(void)state;
+	assert_int_equal(s->ops->write(s, "w", 1, 0, false), 0);
+	sync_error = -ENOSPC;
+	assert_int_equal(s->ops->flush(s), -ENOSPC);
+	sync_error = 0;
+	assert_int_equal(s->ops->flush(s), -EIO);
+	assert_int_equal(s->ops->write(s, "w", 1, 0, true), -EIO);
+	s->ops->close(s);
+}
+
+int main(void)
+{
+	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(full_for_a_moment),
+		cmocka_unit_test(failed_sync_is_told_for_ever),
+	};
+	int r, fd = mkstemp(path);
+
+	if (fd < 0)
+		return 1;
+	close(fd);
+	r = cmocka_run_group_tests_name("server overlay", tests, NULL, NULL);
+	unlink(path);
+	return r;
+}
