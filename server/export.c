@@ -19,6 +19,7 @@
 #include "access.h"
 #include "image.h"
 #include "log.h"
+#include "pins.h"
 #include "request.h"
 #include "run.h"
 #include "store-overlay.h"
@@ -280,7 +281,7 @@ static void let_go(struct exports *x, const struct export_settings *list,
 		e->image = NULL;
 		pthread_mutex_unlock(&image_lock);
 		if (i && image_is_at(i, path)) {
-			station_unpin(i);
+			pins_drop(i);
 			if (image_held_once(i)) {
 				image_put(i);
 				continue;
@@ -448,7 +449,7 @@ void exports_free(struct exports *x)
 {
 	struct export *e, *o;
 
-	station_forget(true);
+	pins_forget(true);
 	/* The same counts may be those of several. */
 	for (e = atomic_load(&x->first); e; e = atomic_load(&e->next)) {
 		struct export_counts *c = e->counts;
@@ -588,7 +589,7 @@ struct store *export_open(struct export *e, const struct export_client *who,
 		return NULL;
 	}
 	strcpy(got->boot, who->session ? who->session->boot : "-");
-	station_enter(&x, station, got->boot);
+	pins_enter(&x, station, got->boot);
 	info->size = s->size;
 	info->pref_block = s->pref_block;
 	return s;
@@ -600,7 +601,7 @@ void export_close(struct export *e, const struct export_client *who,
 	const struct station_export x = station_export(e->settings);
 
 	/* Before its image can be let go. */
-	station_leave(&x, got->station, got->boot);
+	pins_leave(&x, got->station, got->boot);
 	if (store_is_overlay(s))
 		station_overlay_close(s, done);
 	else

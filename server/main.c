@@ -35,6 +35,7 @@
 #include "listen.h"
 #include "log.h"
 #include "overlays.h"
+#include "pins.h"
 #include "run.h"
 #include "translog.h"
 
@@ -418,7 +419,7 @@ static bool set_up(struct server *s)
 		return false;
 	/* All exports have the same. */
 	if (s->config.exports && s->config.exports->pins)
-		station_sweep(s->config.exports->pins);
+		pins_sweep(s->config.exports->pins);
 	return open_exports(s) && start_listening(s) && open_control(s) &&
 	       write_pidfile(s) && drop_privileges(&s->config);
 }

@@ -88,27 +88,6 @@ char *station_path(const char *dir, const char *export_name,
 /* Address without port, as a word; "unix" for a Unix socket. */
 void station_address(const struct sockaddr *peer, char word[NBD_SESSION_WORD]);
 
-/*
- * A connection begins, and ends, to use what station_image() has given to this
- * boot ("-": not known) of the station: meanwhile its pin stays. May block.
- */
-void station_enter(const struct station_export *x, const char *station,
-		   const char *boot);
-void station_leave(const struct station_export *x, const char *station,
-		   const char *boot);
-
-/* Forget who runs from this image, but for those that are connected. */
-void station_unpin(const struct image *i);
-
-/* Forget what no connection has used for a day, or all of it. */
-void station_forget(bool all);
-
-/*
- * Remove the pins in this directory that nobody has used for a month. They are
- * their clients' to make, so there must be an end to them.
- */
-void station_sweep(const char *pins);
-
 /* Is the file of rules understood? Else one sentence in @why. */
 bool station_check_rules(const char *path, char *why, size_t why_size);
 

@@ -27,6 +27,7 @@
 #include "run.h"
 #include "store-overlay.h"
 #include "os.h"
+#include "pins.h"
 #include "request.h"
 #include "translog.h"
 
@@ -419,24 +420,24 @@ bool station_overlays_sync(void)
 	return true;
 }
 
-void station_enter(const struct station_export *x, const char *station,
+void pins_enter(const struct station_export *x, const char *station,
 		   const char *boot)
 {
 	check(x && station && boot);
 }
 
-void station_leave(const struct station_export *x, const char *station,
+void pins_leave(const struct station_export *x, const char *station,
 		   const char *boot)
 {
 	check(x && station && boot);
 }
 
-void station_unpin(const struct image *i)
+void pins_drop(const struct image *i)
 {
 	(void)i;
 }
 
-void station_forget(bool all)
+void pins_forget(bool all)
 {
 	(void)all;
 }

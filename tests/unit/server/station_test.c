@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "session.h"
+#include "pins.h"
 #include "station.h"
 
 #define HOUR	3600
@@ -100,22 +101,22 @@ static void pin_of_one_that_is_connected(void **state)
 	(void)state;
 	publish('1');
 	assert_int_equal(reads("pc7", "b7", "7"), '1');
-	station_enter(&x, "pc7", "b7");
-	station_enter(&x, "pc7", "b7");
+	pins_enter(&x, "pc7", "b7");
+	pins_enter(&x, "pc7", "b7");
 	publish('2');
 	now += 100 * HOUR;
 	assert_int_equal(reads("pc8", "b8", "8"), '2');
-	station_leave(&x, "pc7", "b7");
+	pins_leave(&x, "pc7", "b7");
 	now += 100 * HOUR;
 	assert_int_equal(reads("pc9", "b9", "9"), '2');
-	station_leave(&x, "pc7", "b7");
+	pins_leave(&x, "pc7", "b7");
 	now += 23 * HOUR;
 	assert_int_equal(reads("pc9", "b9", "9"), '2');
 	assert_int_equal(reads("pc7", "b7", "7"), '1');
 	now += 25 * HOUR;
 	assert_int_equal(reads("pc9", "b9", "9"), '2');
 	assert_int_equal(reads("pc7", "b7", "7"), 0);
-	station_forget(true);
+	pins_forget(true);
 }
 
 static unsigned int pin_files(void)
@@ -150,7 +151,7 @@ static void files_of_pins(void **state)
 	(void)state;
 	publish('1');
 	assert_int_equal(reads("runs", "b1", "1"), '1');
-	station_enter(&x, "runs", "b1");
+	pins_enter(&x, "runs", "b1");
 	assert_int_equal(reads("left", "b2", "2"), '1');
 	assert_int_equal(reads("old", "b3", "3"), '1');
 	age("runs", 31 * 24);
@@ -162,15 +163,15 @@ static void files_of_pins(void **state)
 	assert_int_equal(reads("new", "b4", "4"), '1');
 	age("new", 0);
 	assert_int_equal(pin_files(), 3);
-	station_leave(&x, "runs", "b1");
+	pins_leave(&x, "runs", "b1");
 	/* And when the server starts. */
 	now += 29 * 24 * HOUR;
-	station_sweep(pins);
+	pins_sweep(pins);
 	assert_int_equal(pin_files(), 2);
 	now += 2 * 24 * HOUR;
-	station_sweep(pins);
+	pins_sweep(pins);
 	assert_int_equal(pin_files(), 0);
-	station_forget(true);
+	pins_forget(true);
 }
 
 /* One client cannot fill the disk; nor can it push out what others have. */
@@ -184,7 +185,7 @@ static void many_names_of_one_address(void **state)
 	publish('1');
 	assert_int_equal(reads("good", "b", "1"), '1');
 	assert_int_equal(reads("used", "b", "66"), '1');
-	station_enter(&x, "used", "b");
+	pins_enter(&x, "used", "b");
 	for (i = 0; i < 600; i++) {
 		snprintf(station, sizeof(station), "s%d", i);
 		assert_int_equal(reads(station, "b", "66"), '1');
@@ -195,10 +196,10 @@ static void many_names_of_one_address(void **state)
 	assert_int_equal(reads("used", "b", "66"), '1');
 	assert_int_equal(reads("s599", "b", "66"), '1');
 	assert_int_equal(reads("s0", "b", "66"), '2');
-	station_leave(&x, "used", "b");
-	station_forget(true);
+	pins_leave(&x, "used", "b");
+	pins_forget(true);
 	now += 31 * 24 * HOUR;
-	station_sweep(pins);
+	pins_sweep(pins);
 }
 
 int main(void)
