@@ -327,7 +327,7 @@ def main():
     p = argparse.ArgumentParser()
     p.add_argument("--kver", default=os.environ.get("KVER") or "6.12")
     p.add_argument("--seconds", type=float, default=4)
-    p.add_argument("--mode", default="wall,icount,conns,serving")
+    p.add_argument("--mode", default="wall,icount,conns")
     p.add_argument("--drivers", default="nb,nbd,nvme")
     p.add_argument("--jobs", default=",".join(str(i + 1) for i in range(len(JOBS))))
     p.add_argument("--param", action="append", default=[], help="of the module nb")
