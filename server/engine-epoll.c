@@ -521,8 +521,6 @@ static void serve_event(struct loop *l, const struct epoll_event *e)
 	if (e->data.ptr == l) {
 		if (read(l->evfd, &count, sizeof(count)) < 0)
 			return;
-		/* The workers need the processor more than this loop. */
-		events_wait_longer(&l->events);
 		adopt_all(l);
 		take_pokes(l);
 		return;

@@ -21,10 +21,4 @@ struct events {
 int events_wait(struct events *w, int epfd, struct epoll_event *event,
 		int max, int timeout_ms);
 
-/* What has come was no client's request: the last waits say nothing. */
-static inline void events_wait_longer(struct events *w)
-{
-	w->short_waits = 0;
-}
-
 #endif

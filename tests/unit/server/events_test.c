@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: GPL-2.0
+/* When a loop looks again before it sleeps, by a clock and an epoll of our own. */
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <setjmp.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "events.h"
+
+#define US	1000U
+#define PATIENCE_MS	250
+
+static uint64_t now;		/* ns */
+static uint64_t next_event;	/* when there is one */
+static unsigned int looks, sleeps;
+
+int __wrap_clock_gettime(clockid_t id, struct timespec *t);
+int __wrap_epoll_wait(int fd, struct epoll_event *e, int max, int ms);
+
+int __wrap_clock_gettime(clockid_t id, struct timespec *t)
+{
+	assert_int_equal(id, CLOCK_MONOTONIC);
+	t->tv_sec = (time_t)(now / 1000000000U);
+	t->tv_nsec = (long)(now % 1000000000U);
+	return 0;
+}
+
+/* A look takes a microsecond; to be woken takes thirty. */
+int __wrap_epoll_wait(int fd, struct epoll_event *e, int max, int ms)
+{
+	uint64_t end = now + (uint64_t)ms * 1000000U;
+
+	(void)fd;
+	(void)e;
+	(void)max;
+	if (!ms) {
+		looks++;
+		now += US;
+		return now >= next_event;
+	}
+	sleeps++;
+	if (next_event > end) {
+		now = end;
+		return 0;
+	}
+	now = (next_event > now ? next_event : now) + 30 * US;
+	return 1;
+}
+
+/* The next event comes @after ns from now. What epoll_wait() was asked for. */
+static int wait_for(struct events *w, uint64_t after)
+{
+	struct epoll_event e;
+
+	looks = sleeps = 0;
+	next_event = now + after;
+	return events_wait(w, 3, &e, 1, PATIENCE_MS);
+}
+
+static void short_pauses(struct events *w, unsigned int n)
+{
+	while (n--)
+		assert_int_equal(wait_for(w, 20 * US), 1);
+}
+
+static void looks_after_short_pauses(void **state)
+{
+	struct events w = { 0 };
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 8; i++) {
+		assert_int_equal(wait_for(&w, 20 * US), 1);
+		assert_int_equal(looks, 0);
+	}
+	for (i = 0; i < 100; i++) {
+		assert_int_equal(wait_for(&w, 20 * US), 1);
+		assert_int_equal(sleeps, 0);
+		assert_in_range(looks, 1, 21);
+	}
+}
+
+static void sleeps_once_it_was_in_vain(void **state)
+{
+	struct events w = { 0 };
+	uint64_t began;
+
+	(void)state;
+	short_pauses(&w, 10);
+	began = now;
+	assert_int_equal(wait_for(&w, 1000 * US), 1);
+	assert_int_equal(sleeps, 1);
+	assert_in_range(looks, 1, 60);		/* some 50 us, and no more */
+	assert_in_range(now - began, 1000 * US, 1031 * US);
+	/* And does not look again at the next. */
+	assert_int_equal(wait_for(&w, 20 * US), 1);
+	assert_int_equal(looks, 0);
+}
+
+static void long_pauses_never_make_it_look(void **state)
+{
+	struct events w = { 0 };
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 50; i++) {
+		assert_int_equal(wait_for(&w, i % 8 ? 20 * US : 90 * US), 1);
+		assert_int_equal(looks, 0);
+	}
+}
+
+static void no_event_at_all(void **state)
+{
+	struct events w = { 0 };
+	uint64_t began;
+
+	(void)state;
+	short_pauses(&w, 10);
+	began = now;
+	assert_int_equal(wait_for(&w, 3600 * 1000000000ULL), 0);
+	assert_in_range(now - began, PATIENCE_MS * 1000000ULL,
+			PATIENCE_MS * 1000000ULL + 60 * US);
+}
+
+/* Who is to wait for nothing is not kept. */
+static void no_patience(void **state)
+{
+	struct events w = { 0 };
+	struct epoll_event e;
+
+	(void)state;
+	short_pauses(&w, 10);
+	looks = sleeps = 0;
+	next_event = now + 1000 * US;
+	assert_int_equal(events_wait(&w, 3, &e, 1, 0), 0);
+	assert_int_equal(looks, 1);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(looks_after_short_pauses),
+		cmocka_unit_test(sleeps_once_it_was_in_vain),
+		cmocka_unit_test(long_pauses_never_make_it_look),
+		cmocka_unit_test(no_event_at_all),
+		cmocka_unit_test(no_patience),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
