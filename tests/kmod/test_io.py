@@ -107,6 +107,13 @@ def test_a_read_only_export_is_read_only(rig, server):
     assert set(server.kinds()) == {wire.NBD_CMD_READ}
 
 
+def test_what_has_no_payload_comes_in_pieces_all_the_same(rig, server):
+    """A server may have to write the zeroes, and has as many at a time as there are tags."""
+    rig.attach(server)
+    for limit in "write_zeroes_max_bytes", "discard_max_bytes":
+        assert rig.run(f"cat /sys/block/nb0/queue/{limit}") == str(64 << 20)
+
+
 def test_a_writable_disk_is_made_read_only_and_writable_again(rig, server):
     rig.attach(server)
     rig.run("blockdev --setro /dev/nb0")

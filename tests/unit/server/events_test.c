@@ -17,6 +17,7 @@
 
 static uint64_t now;		/* ns */
 static uint64_t next_event;	/* when there is one */
+static uint64_t waking = 30 * US;
 static unsigned int looks, sleeps;
 
 int __wrap_clock_gettime(clockid_t id, struct timespec *t);
@@ -30,7 +31,7 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *t)
 	return 0;
 }
 
-/* A look takes a microsecond; to be woken takes thirty. */
+/* A look takes a microsecond; to be woken takes thirty, as a rule. */
 int __wrap_epoll_wait(int fd, struct epoll_event *e, int max, int ms)
 {
 	uint64_t end = now + (uint64_t)ms * 1000000U;
@@ -48,7 +49,7 @@ int __wrap_epoll_wait(int fd, struct epoll_event *e, int max, int ms)
 		now = end;
 		return 0;
 	}
-	now = (next_event > now ? next_event : now) + 30 * US;
+	now = (next_event > now ? next_event : now) + waking;
 	return 1;
 }
 
@@ -102,6 +103,21 @@ static void sleeps_once_it_was_in_vain(void **state)
 	assert_int_equal(looks, 0);
 }
 
+/* However soon it is woken. */
+static void in_vain_by_little(void **state)
+{
+	struct events w = { 0 };
+
+	(void)state;
+	short_pauses(&w, 10);
+	waking = 5 * US;
+	assert_int_equal(wait_for(&w, 55 * US), 1);
+	assert_int_equal(sleeps, 1);
+	assert_int_equal(wait_for(&w, 20 * US), 1);
+	assert_int_equal(looks, 0);
+	waking = 30 * US;
+}
+
 static void long_pauses_never_make_it_look(void **state)
 {
 	struct events w = { 0 };
@@ -146,6 +162,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(looks_after_short_pauses),
 		cmocka_unit_test(sleeps_once_it_was_in_vain),
+		cmocka_unit_test(in_vain_by_little),
 		cmocka_unit_test(long_pauses_never_make_it_look),
 		cmocka_unit_test(no_event_at_all),
 		cmocka_unit_test(no_patience),
