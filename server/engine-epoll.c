@@ -77,6 +77,7 @@ struct loop {
 	struct out *chunks;
 	unsigned int n_chunks;
 	bool retry, stopping;
+	bool deaf;		/* to those who connect: see shed() */
 	uint64_t stop_at, tick_at;
 };
 
@@ -314,12 +315,32 @@ static void deal(struct loop *self, int fd, const struct sockaddr_storage *addr)
 	wake(l);
 }
 
+/* Does the loop hear of those who connect? */
+static bool watch_listeners(struct loop *l, bool on)
+{
+	bool ok = true;
+	unsigned int i;
+
+	for (i = 0; i < engine.n_listeners; i++) {
+		struct epoll_event e = {
+			.events = EPOLLIN,
+			.data.ptr = (void *)&engine.listeners[i],
+		};
+
+		ok &= !epoll_ctl(l->epfd, on ? EPOLL_CTL_ADD : EPOLL_CTL_DEL,
+				 engine.listeners[i], &e);
+	}
+	l->deaf = !on;
+	return ok;
+}
+
 /*
  * No descriptor left: a connection that cannot be accepted would keep the
  * listener ready for ever and the loop busy. Spend the reserve to accept it,
- * hang up, and reserve anew.
+ * hang up, and reserve anew. Another thread may have got what we gave free;
+ * then nobody is listened to until the next tick.
  */
-static void shed(int listener)
+static void shed(struct loop *l, int listener)
 {
 	int fd;
 
@@ -327,8 +348,13 @@ static void shed(int listener)
 	if (engine.reserve >= 0)
 		close(engine.reserve);
 	fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
-	if (fd >= 0)
+	if (fd >= 0) {
 		close(fd);
+	} else if (errno == EMFILE || errno == ENFILE) {
+		watch_listeners(l, false);
+		if (!l->tick_at)
+			l->tick_at = now_ms() + TICK_MS;
+	}
 	engine.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 
@@ -349,7 +375,7 @@ static void accept_some(struct loop *l, int listener)
 			continue;
 		}
 		if (errno == EMFILE || errno == ENFILE)
-			shed(listener);
+			shed(l, listener);
 		else if (errno != EAGAIN && errno != ECONNABORTED &&
 			 errno != EINTR)
 			log_peer(LOG_ERR, "accept: %s", strerror(errno));
@@ -418,6 +444,8 @@ static void tick(struct loop *l)
 	const bool pressed = budget_pressed();
 	bool again = pressed;
 
+	if (l->deaf && !l->stopping)
+		watch_listeners(l, true);
 	for (c = l->conns; c; c = next) {
 		next = c->next;
 		if (c->phase == CONN_NEGOTIATE) {
@@ -443,15 +471,12 @@ static void tick(struct loop *l)
 static void begin_stop(struct loop *l)
 {
 	struct conn *c, *next;
-	unsigned int i;
 
 	l->stopping = true;
 	l->stop_at = now_ms() + STOP_MS;
 	l->tick_at = now_ms() + TICK_MS;
 	if (l->index == 0)
-		for (i = 0; i < engine.n_listeners; i++)
-			epoll_ctl(l->epfd, EPOLL_CTL_DEL, engine.listeners[i],
-				  NULL);
+		watch_listeners(l, false);
 	for (c = l->conns; c; c = next) {
 		next = c->next;
 		conn_stop(c);
@@ -595,22 +620,6 @@ static bool loop_init(struct loop *l, unsigned int index, struct exports *x)
 	       !epoll_ctl(l->epfd, EPOLL_CTL_ADD, l->evfd, &e);
 }
 
-static bool watch_listeners(struct loop *l)
-{
-	unsigned int i;
-
-	for (i = 0; i < engine.n_listeners; i++) {
-		struct epoll_event e = {
-			.events = EPOLLIN,
-			.data.ptr = (void *)&engine.listeners[i],
-		};
-
-		if (epoll_ctl(l->epfd, EPOLL_CTL_ADD, engine.listeners[i], &e))
-			return false;
-	}
-	return true;
-}
-
 bool engine_start(const struct engine_settings *s)
 {
 	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
@@ -631,7 +640,7 @@ bool engine_start(const struct engine_settings *s)
 	}
 	for (i = 0; i < engine.n_loops; i++)
 		ok = ok && loop_init(&engine.loop[i], i, s->exports);
-	ok = ok && watch_listeners(&engine.loop[0]);
+	ok = ok && watch_listeners(&engine.loop[0], true);
 	if (ok && s->single) {
 		struct sockaddr_storage addr;
 		socklen_t len = sizeof(addr);

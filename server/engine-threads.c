@@ -427,7 +427,8 @@ static void adopt(int fd, const struct sockaddr_storage *addr)
 /*
  * No descriptor left: a connection that cannot be accepted would keep the
  * listener ready for ever and this thread busy. Spend the reserve to accept it,
- * hang up, and reserve anew.
+ * hang up, and reserve anew. Another thread may have got what we gave free;
+ * then nobody is listened to for a tick.
  */
 static void shed(int listener)
 {
@@ -439,6 +440,8 @@ static void shed(int listener)
 	fd = accept(listener, NULL, NULL);
 	if (fd >= 0)
 		close(fd);
+	else if (errno == EMFILE || errno == ENFILE)
+		poll(NULL, 0, TICK_MS);
 	engine.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
 }
 

@@ -4,6 +4,7 @@ image, manage overlays."""
 import json
 import os
 import random
+import resource
 import shutil
 import signal
 import socket
@@ -176,24 +177,38 @@ def test_control_slots_cannot_be_held(lab, image, tmp_path):
 
 
 @pytest.mark.skipif(not shutil.which("prlimit"), reason="prlimit of util-linux")
+def processor_seconds(server):
+    words = open(f"/proc/{server.pid}/stat").read().rsplit(")", 1)[1].split()
+    return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_not_one_descriptor_to_refuse_with(make_server, image):
+    """The server does not spin, and whoever waits gets in once there are some."""
+    server = make_server(image)
+    limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
+    with socket.create_connection((server.address, server.port), timeout=20) as s:
+        server.wait_log("too many open files")
+        before = processor_seconds(server)
+        time.sleep(2)
+        assert processor_seconds(server) - before < 0.5
+        resource.prlimit(server.pid, resource.RLIMIT_NOFILE, limits)
+        assert s.recv(8) == b"NBDMAGIC"
+
+
 def test_control_without_descriptors(make_server, image, tmp_path):
     """The server does not spin while nothing can be accepted with."""
     server = make_server(config=f"[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\ncontrolsock = {tmp_path}/sock\n"
                          f"[a]\nexportname = {image}\n", wrap=[*DIE_WITH_PARENT, "prlimit", "--nofile=40"])
-
-    def seconds():
-        words = open(f"/proc/{server.pid}/stat").read().rsplit(")", 1)[1].split()
-        return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
-
     held = [socket.create_connection((server.address, server.port)) for _ in range(45)]
     server.wait_log("too many open files")
     with socket.socket(socket.AF_UNIX) as s:
         s.connect(f"{tmp_path}/sock")
         s.sendall(b"metrics\n")
         time.sleep(0.5)
-        before = seconds()
+        before = processor_seconds(server)
         time.sleep(2)
-        assert seconds() - before < 0.7
+        assert processor_seconds(server) - before < 0.7
         for c in held:
             c.close()
         s.settimeout(20)
