@@ -125,6 +125,14 @@ void conn_close(struct conn *c)
 	export_close(c->export, &who, &c->opened, c->store, c->done);
 }
 
+/* It is no longer one of the clients its export may have. */
+static void unclaim(struct conn *c)
+{
+	if (c->claimed)
+		export_release(c->export);
+	c->claimed = false;
+}
+
 /* The second time: what has become of it. */
 static const struct nego_export *opened(struct conn *c, u32 *error, char *text)
 {
@@ -133,7 +141,7 @@ static const struct nego_export *opened(struct conn *c, u32 *error, char *text)
 		return &c->info;
 	*error = c->open_error;
 	strcpy(text, c->open_text);
-	export_release(c->export);
+	unclaim(c);
 	c->export = NULL;
 	return NULL;
 }
@@ -188,6 +196,7 @@ static const struct nego_export *find(void *ctx, const char *name, size_t len,
 		return NULL;
 	}
 	c->export = e;
+	c->claimed = true;
 	/* A session is one with the export it was named for. */
 	if (c->session.entered &&
 	    strcmp(c->session.export_name, e->info.name))
@@ -195,7 +204,7 @@ static const struct nego_export *find(void *ctx, const char *name, size_t len,
 	c->opening = true;
 	if (!begin(c, e, JOB_OPEN)) {
 		c->opening = false;
-		export_release(e);
+		unclaim(c);
 		c->export = NULL;
 		*error = NBD_REP_ERR_PLATFORM;
 		strcpy(text, "the server is out of memory");
@@ -386,10 +395,8 @@ static void take_apart(struct conn *c)
 	}
 	c->opening = false;
 	c->store = NULL;
-	if (c->export) {
-		export_release(c->export);
-		c->export = NULL;
-	}
+	unclaim(c);
+	c->export = NULL;
 	/* From here on its station may come back. */
 	session_leave(&c->session);
 	loop_bury(c->loop, c);
@@ -411,13 +418,20 @@ void conn_end(struct conn *c, int priority, const char *fmt, ...)
 	}
 	c->phase = CONN_CLOSED;
 	loop_forget(c->loop, c);
+	/*
+	 * Whoever sees it close may count on not being counted any more. A
+	 * program still to run is part of its stay: the next one's must not
+	 * run beside it.
+	 */
+	status_leave(&c->status);
+	limits_leave((const struct sockaddr *)&c->addr, c->negotiated);
+	if (c->claimed && !c->export->settings->postrun)
+		unclaim(c);
 	close(c->fd);
 	c->fd = -1;
 	atomic_store(&c->gone, true);
 	transmit_abandon(c);
 	reply_discard(c);
-	status_leave(&c->status);
-	limits_leave((const struct sockaddr *)&c->addr, c->negotiated);
 	take_apart(c);
 }
 

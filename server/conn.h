@@ -53,7 +53,8 @@ struct conn {
 	int fd;
 	enum conn_phase phase;
 	struct exports *exports;
-	struct export *export;		/* claimed; NULL before */
+	struct export *export;		/* the one it has chosen; NULL before */
+	bool claimed;			/* counted among that one's clients */
 	struct store *store;		/* opened: where requests go */
 	struct export_opened opened;	/* with ->store */
 	struct status_conn status;	/* entered while in transmission */

@@ -596,6 +596,35 @@ def test_prerun_that_takes_long(lab, image):
         check_serves(server, b"b/two")
 
 
+def test_the_place_of_one_who_left(lab, image):
+    """Who has been closed is not counted any more, however much there still is
+    to do; only a postrun has its place until it has run."""
+    server = lab(f"[a]\nexportname = {image}\nreadonly = true\nmaxconnections = 1\n"
+                 f"[b]\nexportname = {image}\nreadonly = true\nmaxconnections = 1\npostrun = /bin/sleep 1\n"
+                 f"[c]\nexportname = {image}\nreadonly = true\nprerun = /bin/sleep 2\n", "max_threads = 1")
+    with Raw(server) as one, Raw(server) as two:
+        one.go(b"a")
+        busy = [Raw(server) for _ in range(3)]
+        for c in busy:
+            c.hello().send(option(wire.NBD_OPT_GO, go_data(b"c")))
+        time.sleep(0.3)
+        one.disconnect()
+        two.sock.settimeout(30)
+        two.go(b"a")
+        for c in busy:
+            c.close()
+    with Raw(server) as one, Raw(server) as two:
+        one.go(b"b")
+        one.disconnect()
+        two.hello()
+        kind, text = two.option(wire.NBD_OPT_GO, go_data(b"b"))[-1]
+        assert kind == wire.NBD_REP_ERR_POLICY and b"maxconnections = 1" in text
+        deadline = time.monotonic() + 30
+        while two.option(wire.NBD_OPT_GO, go_data(b"b"))[-1][0] != wire.NBD_REP_ACK:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
 def test_prerun_without_a_status(make_server, image):
     """Started by one who ignores SIGCHLD, which its children inherit."""
     server = make_server(config="[generic]\nport = {port}\nlistenaddr = 127.0.0.1\n"
