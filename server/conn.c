@@ -30,8 +30,6 @@
 /* recv(2) calls on one connection before the others have their turn. */
 #define RECV_TURN	8
 
-static const struct nego_ops nego_ops;
-
 /* Where the input of a connection is that has none. */
 static uint8_t nothing[1];
 
@@ -69,242 +67,6 @@ const char *conn_name(const struct conn *c, char *buf, size_t size)
 	return buf;
 }
 
-/* -- what the negotiation asks ----------------------------------------- */
-
-/* What may take a disk's time, a worker does. */
-static bool begin(struct conn *c, struct export *e, u16 type)
-{
-	const struct nbd_request none = { .type = type };
-	struct job *j = job_new(c, e, &none, 0);
-
-	if (!c->open_text)
-		c->open_text = malloc(NEGO_TEXT);
-	if (!j || !c->open_text) {
-		free(j);
-		return false;
-	}
-	j->charge = 0;
-	c->open_error = NBD_REP_ERR_UNKNOWN;
-	c->open_text[0] = '\0';
-	c->jobs++;
-	loop_submit(c->loop, j);
-	return true;
-}
-
-static struct export_client client(const struct conn *c)
-{
-	return (struct export_client) {
-		.peer = (const struct sockaddr *)&c->addr,
-		.session = c->session.entered ? &c->session.id : NULL,
-		.name = c->open_name,
-		.name_len = c->open_len,
-	};
-}
-
-void conn_open(struct conn *c)
-{
-	const struct export_client who = client(c);
-
-	c->store = export_open(c->export, &who, &c->info, &c->opened,
-			       &c->open_error, c->open_text);
-}
-
-void conn_identify(struct conn *c, struct export *e)
-{
-	const struct export_client who = client(c);
-
-	session_server(&c->identity);
-	c->identified = export_identity(e, &who, &c->identity, &c->open_error,
-					c->open_text);
-}
-
-void conn_close(struct conn *c)
-{
-	const struct export_client who = client(c);
-
-	export_close(c->export, &who, &c->opened, c->store, c->done);
-}
-
-/* It is no longer one of the clients its export may have. */
-static void unclaim(struct conn *c)
-{
-	if (c->claimed)
-		export_release(c->export);
-	c->claimed = false;
-}
-
-/* The second time: what has become of it. */
-static const struct nego_export *opened(struct conn *c, u32 *error, char *text)
-{
-	c->opening = false;
-	if (c->store)
-		return &c->info;
-	*error = c->open_error;
-	strcpy(text, c->open_text);
-	unclaim(c);
-	c->export = NULL;
-	return NULL;
-}
-
-static const struct nego_export *find(void *ctx, const char *name, size_t len,
-				      bool claim, u32 *error, char *text)
-{
-	struct conn *c = ctx;
-	struct export *e;
-	char quoted[300];
-	bool read_only;
-
-	if (claim && c->opening) {
-		*error = NEGO_LATER;
-		return c->jobs ? NULL : opened(c, error, text);
-	}
-	c->open_name = name;
-	c->open_len = len;
-	e = exports_find(c->exports, name, len);
-	log_quote(quoted, sizeof(quoted), name, len);
-	if (!e) {
-		struct export *f = exports_next(c->exports, NULL);
-
-		*error = NBD_REP_ERR_UNKNOWN;
-		/* One export and a list that is open: say what to write. */
-		if (f && !exports_next(c->exports, f) && c->exports->may_list)
-			snprintf(text, NEGO_TEXT, "no export \"%s\"; the only one here is \"%.150s\"",
-				 quoted, f->info.name);
-		else
-			snprintf(text, NEGO_TEXT, "no export \"%s\"", quoted);
-		return NULL;
-	}
-	if (!export_allows(e, (struct sockaddr *)&c->addr, &read_only)) {
-		*error = NBD_REP_ERR_POLICY;
-		snprintf(text, NEGO_TEXT, "export \"%s\" is not open to this address",
-			 quoted);
-		return NULL;
-	}
-	c->found = e;
-	c->info = e->info;
-	c->info.size = export_size(e);
-	if (read_only) {
-		c->info.flags &= (u16)~EXPORT_WRITE_FLAGS;
-		c->info.flags |= NBD_FLAG_READ_ONLY;
-	}
-	if (!claim)
-		return &c->info;
-	if (!export_claim(e)) {
-		*error = NBD_REP_ERR_POLICY;
-		snprintf(text, NEGO_TEXT, "export \"%s\" is in use by as many clients as it may have (maxconnections = %u)",
-			 quoted, e->settings->max_connections);
-		return NULL;
-	}
-	c->export = e;
-	c->claimed = true;
-	/* A session is one with the export it was named for. */
-	if (c->session.entered &&
-	    strcmp(c->session.export_name, e->info.name))
-		session_leave(&c->session);
-	c->opening = true;
-	if (!begin(c, e, JOB_OPEN)) {
-		c->opening = false;
-		unclaim(c);
-		c->export = NULL;
-		*error = NBD_REP_ERR_PLATFORM;
-		strcpy(text, "the server is out of memory");
-		return NULL;
-	}
-	*error = NEGO_LATER;
-	return NULL;
-}
-
-static bool session(void *ctx, const struct nego_export *info,
-		    const struct nbd_session *id, struct nbd_identity *server,
-		    u32 *error, char *text)
-{
-	struct conn *c = ctx;
-	struct export *e = c->found;
-	struct session *s = &c->session;
-
-	if (s->entered && (strcmp(s->export_name, info->name) ||
-			   memcmp(&s->id, id, sizeof(*id))))
-		session_leave(s);
-	if (!s->entered) {
-		s->id = *id;
-		atomic_store(&s->superseded, false);
-	}
-	switch (session_enter(s, info->name, &c->addr, c, c->loop)) {
-	case SESSION_READY:
-		break;
-	case SESSION_WAIT:
-		*error = NEGO_LATER;
-		return false;
-	case SESSION_OLD:
-		*error = NBD_REP_ERR_POLICY;
-		snprintf(text, NEGO_TEXT, "station \"%s\" has a newer session with this export",
-			 id->station);
-		return false;
-	case SESSION_MEMORY:
-		*error = NBD_REP_ERR_PLATFORM;
-		strcpy(text, "the server is out of memory");
-		return false;
-	}
-	if (!c->identifying) {
-		c->identifying = begin(c, e, JOB_IDENTIFY);
-		*error = c->identifying ? NEGO_LATER : NBD_REP_ERR_PLATFORM;
-		strcpy(text, "the server is out of memory");
-		return false;
-	}
-	if (c->jobs) {
-		*error = NEGO_LATER;
-		return false;
-	}
-	c->identifying = false;
-	if (!c->identified) {
-		*error = c->open_error;
-		strcpy(text, c->open_text);
-		return false;
-	}
-	*server = c->identity;
-	/* A server without a name cannot say which images are the same. */
-	if (!strcmp(server->host, "-") && !e->settings->identity)
-		strcpy(server->image, "-");
-	return true;
-}
-
-static const struct nego_export *list(void *ctx, size_t *index)
-{
-	struct conn *c = ctx;
-	struct export *e = exports_next(c->exports, NULL);
-	bool read_only;
-	size_t i;
-
-	for (i = 0; e; i++, e = exports_next(c->exports, e)) {
-		if (i < *index ||
-		    !export_allows(e, (struct sockaddr *)&c->addr, &read_only))
-			continue;
-		*index = i;
-		return &e->info;
-	}
-	return NULL;
-}
-
-static void note(void *ctx, u32 option, u32 reply, const char *text)
-{
-	struct conn *c = ctx;
-	int priority = LOG_DEBUG;
-
-	/* Clients probe for options they can do without: no event. */
-	if (reply & NBD_REP_FLAG_ERROR && reply != NBD_REP_ERR_UNSUP)
-		priority = LOG_WARNING;
-	log_peer(priority, "%s: %s answered with %s%s%s", c->peer,
-		 nbd_option_name(option), nbd_reply_name(reply),
-		 *text ? ": " : "", text);
-}
-
-static const struct nego_ops nego_ops = {
-	.find = find,
-	.list = list,
-	.session = session,
-	.note = note,
-};
-
 /* -- life -------------------------------------------------------------- */
 
 struct conn *conn_new(struct loop *l, struct exports *x, int fd,
@@ -338,7 +100,7 @@ struct conn *conn_new(struct loop *l, struct exports *x, int fd,
 	c->phase = CONN_NEGOTIATE;
 	name_peer(c);
 	os_tune_socket(fd, CONN_DEAD_SECONDS);
-	nego_init(c->nego, &nego_ops, c, x->may_list);
+	nego_init(c->nego, &conn_nego_ops, c, x->may_list);
 	return c;
 fail:
 	log_peer(LOG_ERR, "a connection was refused: out of memory");
@@ -395,7 +157,7 @@ static void take_apart(struct conn *c)
 	}
 	c->opening = false;
 	c->store = NULL;
-	unclaim(c);
+	conn_unclaim(c);
 	c->export = NULL;
 	/* From here on its station may come back. */
 	session_leave(&c->session);
@@ -426,7 +188,7 @@ void conn_end(struct conn *c, int priority, const char *fmt, ...)
 	status_leave(&c->status);
 	limits_leave((const struct sockaddr *)&c->addr, c->negotiated);
 	if (c->claimed && !c->export->settings->postrun)
-		unclaim(c);
+		conn_unclaim(c);
 	close(c->fd);
 	c->fd = -1;
 	atomic_store(&c->gone, true);

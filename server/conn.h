@@ -147,11 +147,6 @@ void conn_poked(struct conn *c);
  */
 void conn_late(struct conn *c, uint64_t now, unsigned int ms);
 
-/* A worker: open or close the connection's export. */
-void conn_open(struct conn *c);
-void conn_identify(struct conn *c, struct export *e);
-void conn_close(struct conn *c);
-
 /*
  * Close it now, with one line in the log; @fmt NULL: without. Jobs that are
  * under way still come back.
@@ -167,6 +162,17 @@ struct loop *conn_loop(const struct conn *c);
 /* How a log line about this connection begins: peer, and export if chosen. */
 const char *conn_name(const struct conn *c, char *buf, size_t size);
 #define CONN_NAME	400
+
+/* -- conn-export.c ----------------------------------------------------- */
+
+/* What a negotiation asks; its context is the connection. */
+extern const struct nego_ops conn_nego_ops;
+/* A worker: open or close the connection's export. */
+void conn_open(struct conn *c);
+void conn_identify(struct conn *c, struct export *e);
+void conn_close(struct conn *c);
+/* It is no longer one of the clients its export may have. */
+void conn_unclaim(struct conn *c);
 
 /* -- transmit.c ------------------------------------------------------- */
 
