@@ -8,6 +8,10 @@
  * others may go straight to CLOSED. A closed connection has no socket any more
  * and only waits for the jobs that still refer to it.
  *
+ * When the server stops, answers must not be lost that are only in the socket: a
+ * close(2) with input unread resets the connection, and they are gone. So it
+ * reads what has come before it ends, and lingers until the peer has it all.
+ *
  * Every connection leaves two lines in the log: when it has chosen its export,
  * and when it ends, with the reason.
  */
@@ -20,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "budget.h"
@@ -270,6 +275,8 @@ static bool negotiate(struct conn *c)
 
 static bool wants_input(const struct conn *c)
 {
+	if (c->lingering)
+		return true;
 	if (c->phase == CONN_NEGOTIATE)
 		return !c->out_first && !nego_waits(c->nego);
 	return c->phase == CONN_TRANSMIT && !c->starved &&
@@ -280,6 +287,29 @@ static void watch(struct conn *c)
 {
 	if (c->phase != CONN_CLOSED)
 		loop_watch(c->loop, c, wants_input(c), c->out_blocked);
+}
+
+/* Is there nothing left to send? */
+static bool finished(const struct conn *c)
+{
+	return (c->phase == CONN_FINISH ||
+		(c->phase == CONN_TRANSMIT && c->stopping)) &&
+	       !c->jobs && !c->big && !c->out_first;
+}
+
+static void leave(struct conn *c)
+{
+	if (!c->stopping || !os_unsent(c->fd)) {
+		conn_end(c, LOG_INFO, "%s", c->last_words);
+		return;
+	}
+	if (!c->lingering) {
+		c->lingering = true;
+		transmit_abandon(c);
+		c->phase = CONN_FINISH;
+		shutdown(c->fd, SHUT_WR);
+	}
+	watch(c);
 }
 
 void conn_settle(struct conn *c)
@@ -302,13 +332,12 @@ void conn_settle(struct conn *c)
 		if (c->out_blocked)
 			more = false;
 	}
-	if ((c->phase == CONN_FINISH ||
-	     (c->phase == CONN_TRANSMIT && c->stopping)) &&
-	    !c->jobs && !c->big && !c->out_first) {
-		conn_end(c, LOG_INFO, "%s", c->last_words);
-		return;
-	}
-	watch(c);
+	if (!finished(c))
+		watch(c);
+	else if (c->phase == CONN_FINISH)
+		leave(c);
+	else if (!c->receiving)
+		conn_readable(c);
 }
 
 static void end_of_stream(struct conn *c)
@@ -360,7 +389,8 @@ static void return_rx(struct conn *c)
 	c->rx_len = left;
 }
 
-static void receive(struct conn *c)
+/* True when it has taken all there was. */
+static bool receive(struct conn *c)
 {
 	struct iovec iov[2];
 	int turn, k, i;
@@ -374,30 +404,55 @@ static void receive(struct conn *c)
 			room += iov[i].iov_len;
 		n = os_recv(c->fd, iov, k);
 		if (n == -EAGAIN)
-			return;
+			return true;
 		if (n < 0) {
 			conn_end(c, LOG_NOTICE, "connection lost: %s",
 				 strerror((int)-n));
-			return;
+			return false;
 		}
 		if (!n) {
 			end_of_stream(c);
-			return;
+			return false;
 		}
 		transmit_rx_done(c, (size_t)n);
 		conn_settle(c);
 		if ((size_t)n < room)
-			return;
+			return true;
 	}
+	return false;
+}
+
+/* It is to leave, and nothing that comes is answered any more. */
+static void discard(struct conn *c)
+{
+	struct iovec iov = { loop_rx(c->loop), LOOP_RX };
+	ssize_t n = os_recv(c->fd, &iov, 1);
+
+	if (!n || (n < 0 && n != -EAGAIN))
+		conn_end(c, LOG_INFO, "%s", c->last_words);
 }
 
 /* Each of the two begins a turn, in which all that follows has its share. */
 void conn_readable(struct conn *c)
 {
+	bool all;
+
+	if (c->lingering) {
+		discard(c);
+		return;
+	}
 	c->turn = 0;
 	borrow_rx(c);
-	receive(c);
+	c->receiving = true;
+	all = receive(c);
+	c->receiving = false;
 	return_rx(c);
+	if (!finished(c))
+		return;
+	if (all)
+		leave(c);
+	else
+		watch(c);
 }
 
 void conn_writable(struct conn *c)

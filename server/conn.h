@@ -74,6 +74,8 @@ struct conn {
 	bool negotiated;		/* for limits.h */
 	bool done;			/* the client sent NBD_CMD_DISC */
 	bool stopping;			/* what still comes gets ESHUTDOWN */
+	bool receiving;			/* conn_readable() is at it */
+	bool lingering;			/* what still comes is thrown away */
 	const char *open_name;		/* as the client wrote it, in ->nego */
 	size_t open_len;
 	uint32_t open_error;

@@ -460,6 +460,8 @@ static void tick(struct loop *l)
 			c->still = 0;
 		}
 		c->moved = false;
+		if (c->lingering)
+			conn_settle(c);
 		if (l->stopping && now >= l->stop_at && c->phase != CONN_CLOSED)
 			conn_end(c, LOG_WARNING, "closed: the server stops, and the client does not take its answers");
 	}

@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <linux/falloc.h>
 #include <linux/fs.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <stdio.h>
@@ -155,6 +156,13 @@ ssize_t os_sendfile(int sock, int fd, uint64_t off, size_t len)
 		r = sendfile(sock, fd, &pos, len);
 	while (r < 0 && errno == EINTR);
 	return r < 0 ? -errno : r;
+}
+
+bool os_unsent(int sock)
+{
+	int n;
+
+	return !ioctl(sock, SIOCOUTQ, &n) && n > 0;
 }
 
 pid_t os_peer_process(int sock)

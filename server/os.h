@@ -47,6 +47,9 @@ ssize_t os_recv(int sock, struct iovec *iov, int n);
 ssize_t os_send(int sock, struct iovec *iov, int n, bool more);
 ssize_t os_sendfile(int sock, int fd, uint64_t off, size_t len);
 
+/* Is anything that was sent not with the peer yet? */
+bool os_unsent(int sock);
+
 /* Who is at the other end of a Unix socket; 0: not known. */
 pid_t os_peer_process(int sock);
 

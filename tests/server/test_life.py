@@ -378,6 +378,32 @@ def test_stop_says_so_to_who_understands(make_server, image, content):
     assert server.process.wait(20) == 0
 
 
+@pytest.mark.parametrize("structured", [False, True])
+def test_stop_loses_no_answer_that_is_on_its_way(make_server, image, content, structured):
+    """An answer may be all in the server's socket when it stops, and more
+    requests after it: they must not cost the client the answer."""
+    server = make_server(image)
+    c = Raw(server, rcvbuf=4096, timeout=60)
+    c = c.structured() if structured else c.go()
+    c.request(READ, 0, 12 * MIB, cookie=1)
+    got, reset = bytearray(c.recv(32)), False   # it is at it
+    server.process.send_signal(signal.SIGTERM)
+    server.wait_log("stopping")
+    time.sleep(0.1)
+    c.send(request(READ, 0, 512, cookie=2))
+    try:
+        while part := c.sock.recv(MIB):
+            got += part
+            if len(got) > 8 * MIB:
+                time.sleep(0.001)   # the server is done long before we are
+    except ConnectionResetError:
+        reset = True
+    assert bytes(got[16:]).find(content[:12 * MIB]) >= 0, (len(got), reset)
+    if structured:
+        assert b"shutting down" in got[12 * MIB:]
+    assert server.process.wait(20) == 0
+
+
 def test_stop_does_not_wait_for_ever(make_server, image):
     """A client that takes no answers holds it up for some seconds only."""
     server = make_server(image)

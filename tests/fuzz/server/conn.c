@@ -46,6 +46,12 @@ pid_t os_peer_process(int sock)
 	return 0;
 }
 
+bool os_unsent(int sock)
+{
+	(void)sock;
+	return roll(2);
+}
+
 ssize_t os_recv(int sock, struct iovec *iov, int n)
 {
 	size_t got = 0, want = 1 + roll(5000);
@@ -282,8 +288,8 @@ static bool happen(struct conn *c)
 			do_a_job();
 		break;
 	case 6:
-		/* The loop asks again, see loop_retry(). */
-		if (live(c) && c->starved)
+		/* The loop asks again, see loop_retry() and tick(). */
+		if (live(c) && (c->starved || c->lingering))
 			conn_settle(c);
 		break;
 	case 7:
