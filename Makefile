@@ -136,7 +136,7 @@ check-long: check-build test-images root
 
 # The whole of the driver's suite on a kernel that watches it (KASAN, lockdep,
 # kmemleak, failing allocations). Builds that kernel the first time.
-check-debug: check-build
+check-debug: check-build test-images
 	@NB_DEBUG_KERNEL=1 $(PYTEST) $(PYTEST_ARGS) -m "long or not long" \
 		--ignore=tests/kmod/test_build.py tests/kmod
 

@@ -141,6 +141,16 @@ void conn_free(struct conn *c)
 	free(c);
 }
 
+/*
+ * A write under way, or a program under way or still to run, is part of its
+ * stay: the next one's must not run beside it.
+ */
+static void give_place_back(struct conn *c)
+{
+	if (c->export && !c->export->settings->postrun)
+		conn_unclaim(c);
+}
+
 /* Closed: go on with its end as far as its jobs let it. */
 static void take_apart(struct conn *c)
 {
@@ -148,6 +158,7 @@ static void take_apart(struct conn *c)
 
 	if (c->jobs)
 		return;
+	give_place_back(c);
 	if (c->store && !c->closing) {
 		struct job *j = job_new(c, c->export, &none, 0);
 
@@ -185,15 +196,11 @@ void conn_end(struct conn *c, int priority, const char *fmt, ...)
 	}
 	c->phase = CONN_CLOSED;
 	loop_forget(c->loop, c);
-	/*
-	 * Whoever sees it close may count on not being counted any more. A
-	 * program still to run is part of its stay: the next one's must not
-	 * run beside it.
-	 */
+	/* Whoever sees it close may count on not being counted any more. */
 	status_leave(&c->status);
 	limits_leave((const struct sockaddr *)&c->addr, c->negotiated);
-	if (c->claimed && !c->export->settings->postrun)
-		conn_unclaim(c);
+	if (!c->jobs)
+		give_place_back(c);
 	close(c->fd);
 	c->fd = -1;
 	atomic_store(&c->gone, true);
@@ -280,7 +287,7 @@ static bool wants_input(const struct conn *c)
 	if (c->phase == CONN_NEGOTIATE)
 		return !c->out_first && !nego_waits(c->nego);
 	return c->phase == CONN_TRANSMIT && !c->starved &&
-	       !transmit_held_back(c);
+	       c->rx_len - c->rx_pos < LOOP_RX && !transmit_held_back(c);
 }
 
 static void watch(struct conn *c)
@@ -294,7 +301,7 @@ static bool finished(const struct conn *c)
 {
 	return (c->phase == CONN_FINISH ||
 		(c->phase == CONN_TRANSMIT && c->stopping)) &&
-	       !c->jobs && !c->big && !c->out_first;
+	       !c->jobs && !(c->big && c->big->read) && !c->out_first;
 }
 
 static void leave(struct conn *c)
@@ -395,7 +402,7 @@ static bool receive(struct conn *c)
 	struct iovec iov[2];
 	int turn, k, i;
 
-	for (turn = 0; turn < RECV_TURN && wants_input(c); turn++) {
+	for (turn = 0; turn < RECV_TURN && !c->lingering && wants_input(c); turn++) {
 		size_t room = 0;
 		ssize_t n;
 

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """A client that can say anything: bytes on a socket, and the messages of the
 protocol for those who want them well-formed. Numbers come from proto/."""
+import os
 import socket
 import struct
 from pathlib import Path
@@ -271,3 +272,14 @@ def file_bytes(path, offset, length):
     with open(Path(path), "rb") as f:
         f.seek(offset)
         return f.read(length)
+
+
+def forget(path):
+    """Have nothing of the file in memory; False where the file system will not."""
+    with open(path, "rb") as f:
+        os.fsync(f.fileno())
+        os.posix_fadvise(f.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+        try:
+            return not os.preadv(f.fileno(), [bytearray(4096)], MIB, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return True

@@ -10,6 +10,7 @@ import signal
 import socket
 import struct
 import subprocess
+import threading
 import time
 import urllib.request
 
@@ -18,7 +19,7 @@ import pytest
 from harness import wire
 from harness.process import DIE_WITH_PARENT
 from harness.server import ServerError, binary, free_port
-from raw import MIB, Raw, check_serves, go_data, option
+from raw import MIB, Raw, check_serves, forget, go_data, option, request
 from session import Refused, Station
 
 
@@ -596,12 +597,38 @@ def test_prerun_that_takes_long(lab, image):
         check_serves(server, b"b/two")
 
 
+def test_much_behind_a_read_that_takes_long(lab, image, content):
+    """More than the server takes in at once: it waits in the socket, and is no
+    end of the stream."""
+    server = lab(f"[a]\nexportname = {image}\noverlay = fresh\n"
+                 f"[c]\nexportname = {image}\nreadonly = true\nprerun = /bin/sleep 2\n", "max_threads = 1")
+    with Raw(server, timeout=30).structured(name=b"a/pc") as c, Raw(server) as busy:
+        busy.hello().send(option(wire.NBD_OPT_GO, go_data(b"c")))
+        time.sleep(0.3)     # the only worker is at that
+        forget(image)
+        c.send(request(wire.NBD_CMD_READ, 0, 16 * MIB, cookie=1))
+        pattern = os.urandom(MIB)
+        sender = threading.Thread(target=c.send, args=(request(wire.NBD_CMD_WRITE, 20 * MIB, MIB, cookie=2) + pattern,))
+        sender.start()
+        got, written = {}, False
+        while not written or sum(map(len, got.values())) < 16 * MIB:
+            _, kind, cookie, payload = c.chunk()
+            if cookie == 2:
+                assert kind == wire.NBD_REPLY_TYPE_NONE
+                written = True
+            else:
+                assert kind == wire.NBD_REPLY_TYPE_OFFSET_DATA
+                got[struct.unpack(">Q", payload[:8])[0]] = payload[8:]
+        sender.join()
+        assert b"".join(got[k] for k in sorted(got)) == content[:16 * MIB]
+
+
 def test_the_place_of_one_who_left(lab, image):
     """Who has been closed is not counted any more, however much there still is
-    to do; only a postrun has its place until it has run."""
+    to do; only a program has its place until it has run."""
     server = lab(f"[a]\nexportname = {image}\nreadonly = true\nmaxconnections = 1\n"
                  f"[b]\nexportname = {image}\nreadonly = true\nmaxconnections = 1\npostrun = /bin/sleep 1\n"
-                 f"[c]\nexportname = {image}\nreadonly = true\nprerun = /bin/sleep 2\n", "max_threads = 1")
+                 f"[c]\nexportname = {image}\nreadonly = true\nmaxconnections = 3\nprerun = /bin/sleep 2\n", "max_threads = 1")
     with Raw(server) as one, Raw(server) as two:
         one.go(b"a")
         busy = [Raw(server) for _ in range(3)]
@@ -621,6 +648,22 @@ def test_the_place_of_one_who_left(lab, image):
         assert kind == wire.NBD_REP_ERR_POLICY and b"maxconnections = 1" in text
         deadline = time.monotonic() + 30
         while two.option(wire.NBD_OPT_GO, go_data(b"b"))[-1][0] != wire.NBD_REP_ACK:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def test_the_place_of_one_who_gave_up(lab, image):
+    """His prerun is still at it: the next one's must not run beside it."""
+    server = lab(f"[a]\nexportname = {image}\nreadonly = true\nmaxconnections = 1\nprerun = /bin/sleep 2\n")
+    with Raw(server) as one, Raw(server, timeout=30) as two:
+        one.hello().send(option(wire.NBD_OPT_GO, go_data(b"a")))
+        time.sleep(0.3)
+        one.reset()
+        time.sleep(0.3)
+        two.hello()
+        assert two.option(wire.NBD_OPT_GO, go_data(b"a"))[-1][0] == wire.NBD_REP_ERR_POLICY
+        deadline = time.monotonic() + 30
+        while two.option(wire.NBD_OPT_GO, go_data(b"a"))[-1][0] != wire.NBD_REP_ACK:
             assert time.monotonic() < deadline
             time.sleep(0.1)
 

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from raw import MIB
+from raw import MIB, forget
 
 
 def run(*argv, status=0, **kwargs):
@@ -96,10 +96,7 @@ def test_nbdcopy_request_sizes(request, kind, size, content, tmp_path):
 
 def test_nbdcopy_cold_image(served_readonly, image, content, tmp_path):
     """Nothing of the image in memory: reads go to the disk by the workers."""
-    fd = os.open(image, os.O_RDONLY)
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
+    forget(image)
     back = tmp_path / "back"
     run("nbdcopy", "-C", "2", served_readonly.uri(), back)
     assert back.read_bytes() == content
