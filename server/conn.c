@@ -34,6 +34,8 @@
 
 /* recv(2) calls on one connection before the others have their turn. */
 #define RECV_TURN	8
+/* Ticks of a loop (250 ms) without moving, before memory is taken back. */
+#define STILL_TICKS	20U
 
 /* Where the input of a connection is that has none. */
 static uint8_t nothing[1];
@@ -286,7 +288,7 @@ static bool wants_input(const struct conn *c)
 		return true;
 	if (c->phase == CONN_NEGOTIATE)
 		return !c->out_first && !nego_waits(c->nego);
-	return c->phase == CONN_TRANSMIT && !c->starved &&
+	return c->phase == CONN_TRANSMIT && !c->eof && !c->starved &&
 	       c->rx_len - c->rx_pos < LOOP_RX && !transmit_held_back(c);
 }
 
@@ -319,6 +321,19 @@ static void leave(struct conn *c)
 	watch(c);
 }
 
+/* The client says no more. What it said before is carried out first. */
+static void end_of_stream(struct conn *c)
+{
+	if (c->phase != CONN_TRANSMIT || c->starved || c->out_blocked ||
+	    (c->big && c->big->read) || transmit_held_back(c))
+		return;
+	snprintf(c->last_words, sizeof(c->last_words), "hung up %s",
+		 transmit_idle(c) ? "without NBD_CMD_DISC" :
+				    "in the middle of a request");
+	transmit_abandon(c);
+	c->phase = CONN_FINISH;
+}
+
 void conn_settle(struct conn *c)
 {
 	bool more = true, full;
@@ -339,26 +354,14 @@ void conn_settle(struct conn *c)
 		if (c->out_blocked)
 			more = false;
 	}
+	if (c->eof)
+		end_of_stream(c);
 	if (!finished(c))
 		watch(c);
 	else if (c->phase == CONN_FINISH)
 		leave(c);
 	else if (!c->receiving)
 		conn_readable(c);
-}
-
-static void end_of_stream(struct conn *c)
-{
-	if (c->phase == CONN_NEGOTIATE) {
-		conn_end(c, LOG_INFO, "hung up during the negotiation");
-		return;
-	}
-	snprintf(c->last_words, sizeof(c->last_words), "hung up %s",
-		 transmit_idle(c) ? "without NBD_CMD_DISC" :
-				    "in the middle of a request");
-	transmit_abandon(c);
-	c->phase = CONN_FINISH;
-	conn_settle(c);
 }
 
 /* What is left over moves to the front of the loop's buffer. */
@@ -417,10 +420,11 @@ static bool receive(struct conn *c)
 				 strerror((int)-n));
 			return false;
 		}
-		if (!n) {
-			end_of_stream(c);
+		if (!n && c->phase == CONN_NEGOTIATE) {
+			conn_end(c, LOG_INFO, "hung up during the negotiation");
 			return false;
 		}
+		c->eof = !n;
 		transmit_rx_done(c, (size_t)n);
 		conn_settle(c);
 		if ((size_t)n < room)
@@ -495,6 +499,21 @@ void conn_poked(struct conn *c)
 		nego_resume(c->nego);
 		conn_settle(c);
 	}
+}
+
+void conn_tick(struct conn *c, bool pressed)
+{
+	const bool stalls = c->out_blocked || (c->wjob && c->watch_in);
+
+	if (!pressed || !stalls || c->moved)
+		c->still = 0;
+	else if (++c->still >= STILL_TICKS)
+		conn_end(c, LOG_WARNING, c->out_blocked ?
+			 "takes no answers, and their memory is wanted" :
+			 "sends no more of its write, and the memory for it is wanted");
+	c->moved = false;
+	if (c->lingering)
+		conn_settle(c);
 }
 
 void conn_late(struct conn *c, uint64_t now, unsigned int ms)

@@ -74,6 +74,7 @@ struct conn {
 	bool negotiated;		/* for limits.h */
 	bool done;			/* the client sent NBD_CMD_DISC */
 	bool stopping;			/* what still comes gets ESHUTDOWN */
+	bool eof;			/* the client has shut its end down */
 	bool receiving;			/* conn_readable() is at it */
 	bool lingering;			/* what still comes is thrown away */
 	const char *open_name;		/* as the client wrote it, in ->nego */
@@ -114,7 +115,7 @@ struct conn {
 	size_t out_bytes;
 	size_t turn;			/* bytes sent in this turn, see OUT_TURN */
 	bool out_blocked;		/* until conn_writable() */
-	bool moved;			/* some was sent since the last tick */
+	bool moved;			/* some was sent or came since the last tick */
 	unsigned int still;		/* ticks without, while it was to be */
 
 	uint64_t n_requests;
@@ -141,6 +142,12 @@ void conn_stop(struct conn *c);
 
 /* By the loop, after loop_poke(). */
 void conn_poked(struct conn *c);
+
+/*
+ * By the loop, each of its ticks. Is memory short (@pressed), who takes no
+ * answers or sends no more of a write for some seconds is hung up on.
+ */
+void conn_tick(struct conn *c, bool pressed);
 
 /*
  * By the loop, each @ms of those that negotiate: hang up if it is @now past

@@ -44,8 +44,6 @@
 #define RETRY_MS	5
 /* How often deadlines are looked at while there are any. */
 #define TICK_MS		250
-/* One that takes nothing for so many ticks loses its place when memory is short. */
-#define STILL_TICKS	20U
 /* What clients are given to take their last answers, in milliseconds. */
 #define STOP_MS		5000
 
@@ -452,16 +450,7 @@ static void tick(struct loop *l)
 			again = true;
 			conn_late(c, now, TICK_MS);
 		}
-		if (pressed && c->out_blocked && !c->moved) {
-			again = true;
-			if (++c->still >= STILL_TICKS)
-				conn_end(c, LOG_WARNING, "takes no answers, and their memory is wanted");
-		} else {
-			c->still = 0;
-		}
-		c->moved = false;
-		if (c->lingering)
-			conn_settle(c);
+		conn_tick(c, pressed);
 		if (l->stopping && now >= l->stop_at && c->phase != CONN_CLOSED)
 			conn_end(c, LOG_WARNING, "closed: the server stops, and the client does not take its answers");
 	}

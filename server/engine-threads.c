@@ -37,7 +37,6 @@
 /* As in engine-epoll.c. */
 #define RETRY_MS	5
 #define TICK_MS		250
-#define STILL_TICKS	20U
 #define STOP_MS		5000
 #define MAX_LISTENERS	16
 
@@ -265,15 +264,7 @@ static void tick(struct loop *l)
 		again = true;
 		conn_late(c, now, TICK_MS);
 	}
-	if (pressed && c->out_blocked && !c->moved) {
-		if (++c->still >= STILL_TICKS)
-			conn_end(c, LOG_WARNING, "takes no answers, and their memory is wanted");
-	} else {
-		c->still = 0;
-	}
-	c->moved = false;
-	if (c->lingering)
-		conn_settle(c);
+	conn_tick(c, pressed);
 	if (l->stopping && now >= l->stop_at && c->phase != CONN_CLOSED)
 		conn_end(c, LOG_WARNING, "closed: the server stops, and the client does not take its answers");
 	if (!pressed)

@@ -385,6 +385,7 @@ void transmit_rx_done(struct conn *c, size_t n)
 {
 	size_t part;
 
+	c->moved |= n > 0;
 	if (c->wjob && c->rx_pos == c->rx_len) {
 		part = c->wjob->length - c->wjob->have;
 		if (part > n)

@@ -86,6 +86,29 @@ def test_half_closed(served, content):
     served.wait_log("hung up without NBD_CMD_DISC")
 
 
+@pytest.mark.parametrize("structured", [False, True])
+def test_half_closed_before_it_has_read(served, structured):
+    """As libnbd does it: NBD_CMD_DISC behind what is in flight, then no more. All
+    that was said is carried out, however slowly the answers are taken; sizes
+    around what a socket holds, so that the server stops in the middle."""
+    for size in range(MIB // 2, 5 * MIB, MIB // 2):
+        with Raw(served, rcvbuf=4096, timeout=30) as c:
+            if structured:
+                c.structured()
+            else:
+                c.go()
+            c.send(request(READ, 0, size, cookie=1) + request(READ, 0, 4096, cookie=2) +
+                   request(wire.NBD_CMD_DISC, 0, 0, cookie=4))
+            c.sock.shutdown(socket.SHUT_WR)
+            time.sleep(0.1)
+            got = 0
+            while part := c.sock.recv(65536):
+                got += len(part)
+            assert got >= size + 4096 + 2 * 16, size
+    idle(served)
+    assert "hung up" not in served.log()
+
+
 @pytest.mark.parametrize("said", [b"", struct.pack(">I", 3), struct.pack(">I", 3) + option(LIST, length=10)])
 def test_silence_in_the_negotiation(served, said):
     """CVE-2017-9524, CVE-2024-7409: who says nothing is not kept."""

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 import pytest
 
 from harness import wire
-from raw import MIB, Closed, Raw
+from raw import MIB, Closed, Raw, request
 
 
 def descriptors(server):
@@ -100,6 +100,19 @@ def test_answers_that_nobody_takes(make_server, tmp_path, content):
             assert good.parts(at, 16 * MIB, wire.NBD_CMD_FLAG_DF) == [(at, content[at:] + bytes(MIB))]
         served.wait_log("takes no answers, and their memory is wanted")
         assert anonymous_memory(served) < 3 << 30
+
+
+def test_writes_that_never_come(many_files, served):
+    """Each says that it writes a mebibyte, and stops there: the memory that waits
+    for it is all there is, until it is wanted by one who does write."""
+    with ExitStack() as stack:
+        for _ in range(1050):
+            c = stack.enter_context(Raw(served)).go()
+            c.send(request(wire.NBD_CMD_WRITE, 8 * MIB, MIB, payload=b"x"))
+        good = stack.enter_context(Raw(served, timeout=60)).go()
+        assert good.write(24 * MIB, b"q" * MIB) == 0
+        assert good.read(24 * MIB, MIB) == b"q" * MIB
+        served.wait_log("sends no more of its write, and the memory for it is wanted")
 
 
 @pytest.mark.long
