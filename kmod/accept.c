@@ -124,10 +124,10 @@ static int nb_same_export(const struct nb_device *dev, char *why)
 	return 0;
 }
 
-/* "-" says that it is not known. */
+/* "-" says that it is not known; nothing, that nobody was asked yet. */
 static bool nb_known(const char *word)
 {
-	return strcmp(word, "-") != 0;
+	return *word && strcmp(word, "-") != 0;
 }
 
 /*
@@ -140,7 +140,7 @@ static int nb_same_image(const struct nb_device *dev, char *why)
 	const struct nbd_identity *old = &dev->identity;
 	const struct nbd_identity *new = &dev->nego->identity;
 
-	if (!dev->identified || !dev->nego->identified ||
+	if (!dev->nego->identified ||
 	    !nb_known(old->image) || !nb_known(new->image) ||
 	    strcmp(old->host, new->host) || !strcmp(old->image, new->image))
 		return 0;
@@ -183,13 +183,20 @@ int nb_accept(struct nb_device *dev, bool sibling, char *why)
 				NB_TEXT);
 			err = -ESTALE;
 		}
+		/* A flush on one would not cover what the others wrote. */
+		if (!err && sibling &&
+		    !(exp->flags & NBD_FLAG_CAN_MULTI_CONN)) {
+			strscpy(why, "the export does not allow a second connection any more",
+				NB_TEXT);
+			err = -ESTALE;
+		}
 	} else {
 		err = nb_first_export(dev, why);
 	}
 	if (err)
 		return err;
-	/* The rest stays what the disk was made from. */
-	WRITE_ONCE(dev->export.size, exp->size);
+	if (sibling)
+		return 0;
 	dev->want_conns = exp->flags & NBD_FLAG_CAN_MULTI_CONN ?
 			  dev->tag_set.nr_hw_queues : 1;
 	return 0;
@@ -223,7 +230,11 @@ bool nb_fenced(const struct nb_device *dev)
 		nb_known(old->boot) && nb_known(new->boot));
 }
 
-/* The device goes on with the server that was just accepted: remember it. */
+/*
+ * The device goes on with the server that was just accepted: remember it. One
+ * that does not tell who it is leaves in place what is known of the last one
+ * that did: its cache may still be lost.
+ */
 void nb_adopt(struct nb_device *dev)
 {
 	const struct nbd_identity *new = &dev->nego->identity;
@@ -234,7 +245,7 @@ void nb_adopt(struct nb_device *dev)
 		return;
 	}
 	unflushed = nb_unflushed(dev);
-	if (dev->identified && unflushed && nb_known(dev->identity.boot) &&
+	if (unflushed && nb_known(dev->identity.boot) &&
 	    nb_known(new->boot) && !nb_same_boot(&dev->identity, new)) {
 		nb_cache_lost(dev);
 		nb_set_error(dev,

@@ -611,6 +611,9 @@ void nb_conn_stop(struct nb_conn *conn, bool goodbye)
 	if (!conn->sock)
 		return;
 	sk = conn->sock->sk;
+	/* A reset that is being taken in just now is reported before we ask. */
+	lock_sock(sk);
+	release_sock(sk);
 	nb_conn_silence(conn);
 	conn->ended = READ_ONCE(conn->reset) || sock_flag(sk, SOCK_DONE);
 	if (goodbye)

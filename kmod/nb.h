@@ -252,7 +252,8 @@ struct nb_device {
 	struct nbd_nego *nego;
 	struct nbd_export export;
 	struct nbd_session session;
-	struct nbd_identity identity;	/* the server's, if @identified */
+	struct nbd_identity identity;	/* of the last server that told it: */
+					/* if @identified, the one in use */
 	bool identified;
 	bool lost_identified;		/* these three: when we lost it */
 	struct nbd_identity lost_identity;
@@ -320,7 +321,7 @@ extern const struct blk_mq_ops nb_mq_ops;
  * together, when the caller calls @done->complete. Any context.
  */
 void nb_cmd_put(struct nb_cmd *cmd, struct io_comp_batch *done);
-blk_status_t nb_error_status(u32 nbd_error);
+blk_status_t nb_error_status(enum req_op op, u32 nbd_error);
 
 /*
  * conn.c: a socket's life. Open and stop are the control work's; @why gets a

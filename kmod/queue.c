@@ -12,8 +12,12 @@
 #define CREATE_TRACE_POINTS
 #include "trace.h"
 
-/* What the request's submitter gets to see of an NBD error (spec, "Errors"). */
-blk_status_t nb_error_status(u32 nbd_error)
+/*
+ * What the submitter of a request, @op, gets to see of an NBD error (spec,
+ * "Errors"). "Not supported" only where he has another way: blkdev_fsync() takes
+ * it for success.
+ */
+blk_status_t nb_error_status(enum req_op op, u32 nbd_error)
 {
 	switch (nbd_error) {
 	case NBD_SUCCESS:
@@ -21,7 +25,9 @@ blk_status_t nb_error_status(u32 nbd_error)
 	case NBD_ENOSPC:
 		return BLK_STS_NOSPC;
 	case NBD_ENOTSUP:
-		return BLK_STS_NOTSUPP;
+		if (op == REQ_OP_DISCARD || op == REQ_OP_WRITE_ZEROES)
+			return BLK_STS_NOTSUPP;
+		return BLK_STS_IOERR;
 	default:
 		return BLK_STS_IOERR;
 	}

@@ -136,7 +136,8 @@ static void nb_recv_end(struct nb_conn *conn)
 	conn->rx.bio = NULL;
 	conn->rx_replies++;
 	conn->inflight[(u32)cmd->cookie] = NULL;
-	cmd->status = nb_error_status(cmd->answer.error);
+	cmd->status = nb_error_status(req_op(blk_mq_rq_from_pdu(cmd)),
+				      cmd->answer.error);
 	if (!conn->rx.now)
 		conn->rx.now = ktime_get_ns();
 	nb_measure(conn->dev, rq, conn->rx.now);
@@ -187,7 +188,8 @@ static int nb_recv_skb(read_descriptor_t *desc, struct sk_buff *skb,
 			nbd_reply_data_done(r, n);
 			break;
 		case NBD_REPLY_HOLE:
-			if (r->length > desc->count) {
+			/* Not to 0 either: tcp_read_sock() would stop amid data. */
+			if (r->length >= desc->count) {
 				conn->rx.stopped = true;
 				return len - left;
 			}
@@ -267,7 +269,7 @@ bool nb_receive_now(struct nb_conn *conn)
 	if (sock_owned_by_user_nocheck(sk) ||
 	    tcp_inq(sk) > READ_ONCE(nb_softirq_bytes))
 		return false;
-	nb_read_sock(conn, NB_ZERO_SOFTIRQ);
+	nb_read_sock(conn, NB_ZERO_SOFTIRQ + 1);
 	return !conn->rx.stopped;
 }
 

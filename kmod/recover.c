@@ -350,7 +350,6 @@ static int nb_open(struct nb_device *dev, struct nb_conn *conn, char *why)
 static int nb_fill(struct nb_device *dev)
 {
 	struct nb_conn *conn = dev->conns;
-	u64 size = dev->export.size;
 	int err;
 
 	while (conn->live)
@@ -370,8 +369,6 @@ static int nb_fill(struct nb_device *dev)
 	nb_conn_live(conn);
 	nb_map_queues(dev);
 	blk_mq_unquiesce_queue(dev->disk->queue);
-	if (size != dev->export.size)
-		nb_set_state(dev, dev->state);
 	return 0;
 }
 
@@ -390,6 +387,11 @@ static void nb_go_live(struct nb_device *dev)
 	clear_bit(NB_HOLD, &dev->flags);
 	if (before == NB_FAILED)
 		blk_mq_quiesce_queue(dev->disk->queue);
+	/*
+	 * It may have grown; the rest stays what the disk was made from. Not
+	 * before: nobody else must be measured by a server that was not taken.
+	 */
+	WRITE_ONCE(dev->export.size, dev->nego->export.size);
 	nb_conn_live(&dev->conns[0]);
 	nb_map_queues(dev);
 	nb_set_state(dev, NB_LIVE);
@@ -499,10 +501,20 @@ static void nb_recover(struct nb_device *dev)
 		       dev->name, dev->cfg.lost);
 		nb_fail_io(dev, NB_FAILED);
 	}
+	if (dev->conns[0].sock && nb_conn_dead(&dev->conns[0])) {
+		/* Held back, and nobody but us looks at it. */
+		snprintf(dev->conn_why, NB_TEXT, "%s, while it was held back",
+			 dev->conns[0].cause);
+		nb_set_error(dev, dev->conn_why);
+		nb_conn_stop(&dev->conns[0], false);
+		nb_turn_failed(dev, -ECONNRESET);
+	}
 	if (!dev->conns[0].sock)
 		delay = nb_try(dev);
 	else
 		delay = nb_held(dev);
+	if (dev->conns[0].sock)
+		delay = min_t(unsigned long, delay, NB_WATCH);
 	if (dev->conns[0].sock && !delay && !nb_ctl_wanted(dev))
 		nb_go_live(dev);
 	else

@@ -64,6 +64,31 @@ def test_as_many_connections_as_the_server_allows(rig, server, flags, more, n):
     assert len({id(c) for c in server.carried}) == n
 
 
+def later(server, change):
+    """From its second connection on, the server says something else."""
+    server.on_option = lambda conn, option, data: bool(server.connections and change()) and False
+
+
+def test_a_second_connection_that_is_not_allowed(rig, server):
+    """The first one was told that several are: a flush would not cover them all."""
+    later(server, lambda: setattr(server, "flags", FaultServer.FLAGS))
+    rig.attach(server)
+    assert rig.sysfs("connections") == "1"
+    assert "does not allow a second connection" in rig.sysfs("last_error")
+
+
+def test_a_second_connection_that_sees_a_larger_export(rig, server):
+    """It joins, but the disk grows only when all of them have seen that."""
+    server.data.extend(bytes(16 << 20))
+    later(server, lambda: setattr(server, "size", 32 << 20))
+    rig.attach(server)
+    assert int(rig.sysfs("connections")) >= 2
+    assert rig.run("cat /sys/block/nb0/size") == "32768"
+    server.die()
+    server.listen()
+    rig.run("n=0; until [ $(cat /sys/block/nb0/size) = 65536 ]; do n=$((n+1)); [ $n -lt 50 ]; sleep 0.2; done", 20)
+
+
 def test_one_of_four_is_killed(rig, server):
     """Its requests go to the other three; it is made again beside them."""
     rig.attach(server)

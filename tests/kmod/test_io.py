@@ -87,6 +87,13 @@ def test_a_journal_commit_is_written_through(rig, server, tmp_path):
     assert fua and {r.type for r in fua} == {wire.NBD_CMD_WRITE}
 
 
+def test_a_flush_that_is_not_supported_is_no_success(rig, server):
+    """fsync() of a block device takes "not supported" for done."""
+    rig.attach(server)
+    server.hook = lambda conn, req: req.type == wire.NBD_CMD_FLUSH and conn.reply(req.cookie, wire.NBD_ENOTSUP) is None
+    assert rig.run("dd if=/dev/zero of=/dev/nb0 bs=4k count=1 conv=fsync 2>/dev/null", check=False)[1]
+
+
 def test_a_server_without_the_extras_gets_none_of_them(rig, server):
     server.flags = wire.NBD_FLAG_HAS_FLAGS
     rig.attach(server)

@@ -90,6 +90,22 @@ def test_a_stalled_write_is_outwaited(rig, server):
     assert read_back(rig) == "B" and bytes(server.data[:4096]) == B
 
 
+def test_one_that_dies_while_it_is_held_back(rig, server):
+    """It is noticed, and tried again: not gone on with when the time is over."""
+    stall = cut_with_a_write_in_hand(rig, server, "timeout=2 hold=40")
+    rig.run("n=0; until dmesg | grep -q 'are held back'; do n=$((n+1)); [ $n -lt 100 ]; sleep 0.2; done", 30)
+    before = server.connections
+    server.open[-1].reset()
+    rig.run("n=0; until [ $(cat /sys/block/nb0/nb/state) != recovering ] || "
+            "grep -q 'held back' /sys/block/nb0/nb/last_error; do n=$((n+1)); [ $n -lt 50 ]; sleep 0.2; done", 30)
+    deadline = time.monotonic() + 10
+    while server.connections == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert rig.sysfs("state") == "recovering"       # and still held back
+    stall.release()
+
+
 @pytest.mark.long
 def test_what_hold_is_good_for(rig, server):
     """The same without it: the old write comes after the newer one. (So the two
@@ -150,6 +166,15 @@ def test_a_crash_that_loses_writes_fails_the_next_flush(rig, server):
     restart(rig, server, "boot-3/host-1/image-1")
     rig.run(FLUSH)
     assert len(re.findall("this flush fails", rig.dmesg())) == 1
+
+
+def test_who_does_not_tell_makes_nobody_forget(rig, server):
+    """In between it did not tell who it is: what was lost is lost all the same."""
+    write_unflushed(rig, server)
+    restart(rig, server, None)
+    restart(rig, server, "boot-2/host-1/image-1")
+    assert rig.run(FLUSH, check=False)[1]
+    assert "this flush fails" in rig.dmesg()
 
 
 @pytest.mark.long
