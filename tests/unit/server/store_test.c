@@ -16,10 +16,11 @@
 
 /* What the system says; 0: it works. */
 static struct {
-	int punch, zero_range, durable, pread_now, sync;
+	int punch, zero_range, durable, pread_now, sync, write;
 	unsigned int punches, zero_ranges, durables;
 	ssize_t short_now;
 	bool residency_is_a_lie;
+	struct store *loses;	/* during the next fdatasync */
 } os;
 
 ssize_t os_pread_now(int fd, void *buf, size_t len, uint64_t off)
@@ -40,11 +41,28 @@ ssize_t os_pwrite_durable(int fd, const void *buf, size_t len, uint64_t off)
 	return pwrite(fd, buf, len > 1000 ? 1000 : len, (off_t)off);
 }
 
+ssize_t __real_pwrite(int fd, const void *buf, size_t len, off_t off);
+ssize_t __wrap_pwrite(int fd, const void *buf, size_t len, off_t off);
+
+ssize_t __wrap_pwrite(int fd, const void *buf, size_t len, off_t off)
+{
+	errno = os.write;
+	return os.write ? -1 : __real_pwrite(fd, buf, len, off);
+}
+
 int __wrap_fdatasync(int fd);
 
 int __wrap_fdatasync(int fd)
 {
+	struct store *s = os.loses;
+
 	(void)fd;
+	if (s) {
+		os.loses = NULL;
+		os.durable = -EIO;
+		assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
+		os.durable = 0;
+	}
 	errno = os.sync;
 	return os.sync ? -1 : 0;
 }
@@ -241,6 +259,51 @@ static void lost_sync_is_not_forgotten(void **state)
 	s->ops->close(s);
 }
 
+/* Of pages written long before: the write itself would do. */
+static void full_disk_in_a_sync(void **state)
+{
+	static const int errors[] = { ENOSPC, EDQUOT };
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 2; i++) {
+		struct store *s = open_file(false);
+
+		os.durable = -errors[i];
+		assert_int_equal(s->ops->write(s, "x", 1, 9, true), -errors[i]);
+		os.durable = 0;
+		assert_int_equal(s->ops->flush(s), -EIO);
+		assert_int_equal(s->ops->write(s, "x", 1, 9, true), -EIO);
+		s->ops->close(s);
+	}
+}
+
+/* It never came to a sync, so nothing is lost. */
+static void full_disk_in_a_write(void **state)
+{
+	struct store *s = open_file(false);
+
+	(void)state;
+	os.durable = -ENOSPC;
+	os.write = ENOSPC;
+	assert_int_equal(s->ops->write(s, "x", 1, 9, true), -ENOSPC);
+	os.durable = os.write = 0;
+	assert_int_equal(s->ops->flush(s), 0);
+	assert_int_equal(s->ops->write(s, "x", 1, 9, true), 0);
+	s->ops->close(s);
+}
+
+/* The kernel tells one of two that sync: it was a durable write this time. */
+static void lost_during_a_flush(void **state)
+{
+	struct store *s = open_file(false);
+
+	(void)state;
+	os.loses = s;
+	assert_int_equal(s->ops->flush(s), -EIO);
+	s->ops->close(s);
+}
+
 static void failed_sync_is_told_for_ever(void **state)
 {
 	struct store *s = open_file(false);
@@ -334,6 +397,9 @@ int main(void)
 		cmocka_unit_test(trim_is_a_hint),
 		cmocka_unit_test(durable_writes),
 		cmocka_unit_test(lost_sync_is_not_forgotten),
+		cmocka_unit_test(full_disk_in_a_sync),
+		cmocka_unit_test(full_disk_in_a_write),
+		cmocka_unit_test(lost_during_a_flush),
 		cmocka_unit_test(failed_sync_is_told_for_ever),
 		cmocka_unit_test(read_now),
 		cmocka_unit_test(sendfile_of_what_is_in_memory),
