@@ -323,15 +323,18 @@ static int write_durable(struct overlay *o, const uint8_t *p, uint64_t len,
 			continue;
 		if (n == -EOPNOTSUPP || n == -ENOSYS)
 			return -EAGAIN;
-		if (n == -EIO)
-			sync_failed(o, -EIO);
+		/* Without the sync it works: then that failed, and says it once. */
+		if (n == -EIO ||
+		    (n < 0 && !overlay_pwrite(o->fd, p, len, o->data_at + off)))
+			sync_failed(o, (int)n);
 		if (n <= 0)
 			return n ? (int)n : -EIO;
 		p += n;
 		off += (uint64_t)n;
 		len -= (uint64_t)n;
 	}
-	return 0;
+	/* What another one's sync was told meanwhile, this one was not. */
+	return atomic_load(&o->map.lost) ? -EIO : 0;
 }
 
 static int overlay_write(struct store *s, const void *buf, uint32_t len,

@@ -12,19 +12,43 @@
 
 #define SIZE (256U << 20)	/* its maps have several pages */
 
-/* What the disk says of the pages of map A, and of a sync; 0: it works. */
-static int map_error, sync_error;
+/*
+ * What the disk says of the pages of map A, of the data, of a sync and of a
+ * durable write; 0: it works.
+ */
+static int map_error, data_error, sync_error, durable_error;
+static struct store *loses;	/* during the next durable write */
 
 int __real_overlay_pwrite(int fd, const void *buf, size_t len, uint64_t off);
 int __wrap_overlay_pwrite(int fd, const void *buf, size_t len, uint64_t off);
 int __wrap_overlay_sync(int fd);
+ssize_t __wrap_os_pwrite_durable(int fd, const void *buf, size_t len,
+				 uint64_t off);
 
 int __wrap_overlay_pwrite(int fd, const void *buf, size_t len, uint64_t off)
 {
 	if (map_error && off >= OVERLAY_MAP_AT &&
 	    off < OVERLAY_MAP_AT + overlay_map_length(SIZE))
 		return map_error;
+	if (data_error && off >= overlay_data_at(SIZE))
+		return data_error;
 	return __real_overlay_pwrite(fd, buf, len, off);
+}
+
+ssize_t __wrap_os_pwrite_durable(int fd, const void *buf, size_t len,
+				 uint64_t off)
+{
+	struct store *s = loses;
+
+	if (s) {
+		loses = NULL;
+		durable_error = -EIO;
+		assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
+		durable_error = 0;
+	}
+	if (durable_error)
+		return durable_error;
+	return pwrite(fd, buf, len, (off_t)off);
 }
 
 int __wrap_overlay_sync(int fd)
@@ -63,7 +87,7 @@ static struct store *make_and_open(void)
 	};
 	char why[512];
 
-	map_error = sync_error = 0;
+	map_error = data_error = sync_error = durable_error = 0;
 	assert_int_equal(overlay_create(path, &info, why, sizeof(why)), 0);
 	return open_it("boot-1");
 }
@@ -114,11 +138,64 @@ static void failed_sync_is_told_for_ever(void **state)
 	s->ops->close(s);
 }
 
+/* Of pages written long before: the write itself would do. */
+static void full_disk_in_a_sync(void **state)
+{
+	static const int errors[] = { -ENOSPC, -EDQUOT, -EIO };
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 3; i++) {
+		struct store *s = make_and_open();
+
+		assert_int_equal(s->ops->write(s, "w", 1, 0, false), 0);
+		assert_int_equal(s->ops->flush(s), 0);
+		durable_error = errors[i];
+		assert_int_equal(s->ops->write(s, "x", 1, 0, true), errors[i]);
+		durable_error = 0;
+		assert_int_equal(s->ops->flush(s), -EIO);
+		assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
+		s->ops->close(s);
+	}
+}
+
+/* It never came to a sync, so nothing is lost. */
+static void full_disk_in_a_write(void **state)
+{
+	struct store *s = make_and_open();
+
+	(void)state;
+	assert_int_equal(s->ops->write(s, "w", 1, 0, false), 0);
+	assert_int_equal(s->ops->flush(s), 0);
+	durable_error = data_error = -ENOSPC;
+	assert_int_equal(s->ops->write(s, "x", 1, 0, true), -ENOSPC);
+	durable_error = data_error = 0;
+	assert_int_equal(s->ops->flush(s), 0);
+	assert_int_equal(s->ops->write(s, "x", 1, 0, true), 0);
+	s->ops->close(s);
+}
+
+/* The kernel tells one of two that sync: it was the other one this time. */
+static void lost_during_a_durable_write(void **state)
+{
+	struct store *s = make_and_open();
+
+	(void)state;
+	assert_int_equal(s->ops->write(s, "w", 1, 0, false), 0);
+	assert_int_equal(s->ops->flush(s), 0);
+	loses = s;
+	assert_int_equal(s->ops->write(s, "x", 1, 9, true), -EIO);
+	s->ops->close(s);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(full_for_a_moment),
 		cmocka_unit_test(failed_sync_is_told_for_ever),
+		cmocka_unit_test(full_disk_in_a_sync),
+		cmocka_unit_test(full_disk_in_a_write),
+		cmocka_unit_test(lost_during_a_durable_write),
 	};
 	int r, fd = mkstemp(path);
 
