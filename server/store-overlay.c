@@ -312,9 +312,14 @@ static int write_durable(struct overlay *o, const uint8_t *p, uint64_t len,
 			 uint64_t off)
 {
 	unsigned int state;
+	bool settled;
 
-	if (run_bytes(o, off, len, &state) != len || state != DATA ||
-	    !overlay_map_settled(&o->map, off, len))
+	/* Not while a block has become DATA and its page is not marked yet. */
+	pthread_mutex_lock(&o->map.lock);
+	settled = run_bytes(o, off, len, &state) == len && state == DATA &&
+		  overlay_map_settled(&o->map, off, len);
+	pthread_mutex_unlock(&o->map.lock);
+	if (!settled)
 		return -EAGAIN;
 	while (len) {
 		ssize_t n = os_pwrite_durable(o->fd, p, len, o->data_at + off);

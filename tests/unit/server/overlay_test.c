@@ -6,8 +6,15 @@
 #include "unit.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
+#include <signal.h>
+#include <sys/mman.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "overlay-map.h"
 #include "store-overlay.h"
 
 #define SIZE (256U << 20)	/* its maps have several pages */
@@ -55,6 +62,17 @@ int __wrap_overlay_sync(int fd)
 {
 	(void)fd;
 	return sync_error;
+}
+
+static struct overlay_map *map;	/* of the last one that was opened */
+
+bool __real_overlay_map_init(struct overlay_map *m, int fd, uint64_t size);
+bool __wrap_overlay_map_init(struct overlay_map *m, int fd, uint64_t size);
+
+bool __wrap_overlay_map_init(struct overlay_map *m, int fd, uint64_t size)
+{
+	map = m;
+	return __real_overlay_map_init(m, fd, size);
 }
 
 static int base_read(struct store *s, void *buf, uint32_t len, uint64_t off)
@@ -188,6 +206,116 @@ static void lost_during_a_durable_write(void **state)
 	s->ops->close(s);
 }
 
+/* -- a write that has changed the map and not yet marked its page ------------ */
+
+/*
+ * The marks of the pages are put where they cannot be written, so whoever does
+ * stops there, until he is let go.
+ */
+static _Atomic uint8_t *marks;
+static sem_t half_done, go_on;
+
+static void stop_at_mark(int sig, siginfo_t *info, void *context)
+{
+	const uint8_t *at = info->si_addr;
+
+	(void)context;
+	if (at < (uint8_t *)(uintptr_t)marks ||
+	    at >= (uint8_t *)(uintptr_t)marks + 4096) {
+		signal(sig, SIG_DFL);
+		return;
+	}
+	sem_post(&half_done);
+	while (sem_wait(&go_on))
+		;
+	mprotect((void *)(uintptr_t)marks, 4096, PROT_READ | PROT_WRITE);
+}
+
+static void *first_write(void *arg)
+{
+	struct store *s = arg;
+
+	assert_int_equal(s->ops->write(s, "w", 1, 0, false), 0);
+	return NULL;
+}
+
+struct late {
+	struct store *s;
+	bool durable;
+	int err;
+	uint8_t a;	/* the beginning of map A, when it was answered */
+	sem_t done;
+};
+
+static void *late_write(void *arg)
+{
+	struct late *l = arg;
+	struct store *s = l->s;
+	int fd = open(path, O_RDONLY);
+
+	l->err = s->ops->write(s, "x", 1, 100, l->durable);
+	if (!l->err && !l->durable)
+		l->err = s->ops->flush(s);
+	if (pread(fd, &l->a, 1, OVERLAY_MAP_AT) != 1)
+		l->a = 0;
+	close(fd);
+	sem_post(&l->done);
+	return NULL;
+}
+
+/* What is durable is in map A, whoever is about to mark its page. */
+static void half_an_update(bool durable)
+{
+	struct sigaction at_mark = {
+		.sa_sigaction = stop_at_mark, .sa_flags = SA_SIGINFO,
+	}, before;
+	struct late l = { .s = make_and_open(), .durable = durable };
+	_Atomic uint8_t *own = map->page;
+	struct timespec until;
+	pthread_t first, late;
+	uint64_t i;
+
+	assert_true(map->pages <= 4096);
+	sem_init(&half_done, 0, 0);
+	sem_init(&go_on, 0, 0);
+	sem_init(&l.done, 0, 0);
+	marks = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	assert_ptr_not_equal(marks, MAP_FAILED);
+	sigaction(SIGSEGV, &at_mark, &before);
+	map->page = marks;
+	pthread_create(&first, NULL, first_write, l.s);
+	sem_wait(&half_done);
+	assert_int_equal(overlay_map_state(map, 0), OVERLAY_DATA);
+	pthread_create(&late, NULL, late_write, &l);
+	/* Either it waits for the first one, or it must do without. */
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec++;
+	(void)sem_timedwait(&l.done, &until);
+	sem_post(&go_on);
+	pthread_join(first, NULL);
+	pthread_join(late, NULL);
+	sigaction(SIGSEGV, &before, NULL);
+	for (i = 0; i < map->pages; i++)
+		atomic_store(&own[i], atomic_load(&marks[i]));
+	map->page = own;
+	munmap((void *)(uintptr_t)marks, 4096);
+	assert_int_equal(l.err, 0);
+	l.s->ops->close(l.s);
+	assert_int_equal(l.a & 3, OVERLAY_DATA);
+}
+
+static void flush_at_half_an_update(void **state)
+{
+	(void)state;
+	half_an_update(false);
+}
+
+static void durable_write_at_half_an_update(void **state)
+{
+	(void)state;
+	half_an_update(true);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -196,6 +324,8 @@ int main(void)
 		cmocka_unit_test(full_disk_in_a_sync),
 		cmocka_unit_test(full_disk_in_a_write),
 		cmocka_unit_test(lost_during_a_durable_write),
+		cmocka_unit_test(flush_at_half_an_update),
+		cmocka_unit_test(durable_write_at_half_an_update),
 	};
 	int r, fd = mkstemp(path);
 
