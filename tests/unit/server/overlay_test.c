@@ -20,10 +20,10 @@
 #define SIZE (256U << 20)	/* its maps have several pages */
 
 /*
- * What the disk says of the pages of map A, of the data, of a sync and of a
- * durable write; 0: it works.
+ * What the disk says of the pages of map A, of the data, of a sync, of a durable
+ * write and of a hole; 0: it works.
  */
-static int map_error, data_error, sync_error, durable_error;
+static int map_error, data_error, sync_error, durable_error, punch_error;
 static struct store *loses;	/* during the next durable write */
 
 int __real_overlay_pwrite(int fd, const void *buf, size_t len, uint64_t off);
@@ -62,6 +62,14 @@ int __wrap_overlay_sync(int fd)
 {
 	(void)fd;
 	return sync_error;
+}
+
+int __real_os_punch_hole(int fd, uint64_t off, uint64_t len);
+int __wrap_os_punch_hole(int fd, uint64_t off, uint64_t len);
+
+int __wrap_os_punch_hole(int fd, uint64_t off, uint64_t len)
+{
+	return punch_error ? punch_error : __real_os_punch_hole(fd, off, len);
 }
 
 static struct overlay_map *map;	/* of the last one that was opened */
@@ -105,7 +113,7 @@ static struct store *make_and_open(void)
 	};
 	char why[512];
 
-	map_error = data_error = sync_error = durable_error = 0;
+	map_error = data_error = sync_error = durable_error = punch_error = 0;
 	assert_int_equal(overlay_create(path, &info, why, sizeof(why)), 0);
 	return open_it("boot-1");
 }
@@ -203,6 +211,44 @@ static void lost_during_a_durable_write(void **state)
 	assert_int_equal(s->ops->flush(s), 0);
 	loses = s;
 	assert_int_equal(s->ops->write(s, "x", 1, 9, true), -EIO);
+	s->ops->close(s);
+}
+
+static void assert_bytes(struct store *s, uint64_t off, const char *bytes)
+{
+	char got[8];
+
+	assert_int_equal(s->ops->read(s, got, (uint32_t)strlen(bytes), off), 0);
+	assert_memory_equal(got, bytes, strlen(bytes));
+}
+
+/* Not by writing, where the disk cannot give space back. */
+static void zero_fast(void **state)
+{
+	struct store *s = make_and_open();
+	char data[2 * OVERLAY_BLOCK], byte;
+
+	(void)state;
+	memset(data, 'w', sizeof(data));
+	punch_error = -EOPNOTSUPP;
+	assert_int_equal(s->ops->write(s, data, sizeof(data), 0, false), 0);
+	assert_int_equal(s->ops->zero(s, 10, sizeof(data) - 10, STORE_ZERO_FAST),
+			 -ENOTSUP);
+	assert_bytes(s, 8, "wwww");
+	assert_bytes(s, sizeof(data) - 2, "wwii");
+	/* What is the image's needs no space back. */
+	assert_int_equal(s->ops->zero(s, 1 << 20, 1 << 20, STORE_ZERO_FAST), 0);
+	assert_int_equal(s->ops->read(s, &byte, 1, 1 << 20), 0);
+	assert_int_equal(byte, 0);
+	assert_int_equal(s->ops->trim(s, 0, sizeof(data)), 0);
+	assert_bytes(s, 8, "wwww");
+	assert_int_equal(s->ops->zero(s, 10, sizeof(data) - 10, 0), 0);
+	assert_bytes(s, 8, "ww");
+	assert_int_equal(s->ops->read(s, &byte, 1, 10), 0);
+	assert_int_equal(byte, 0);
+	assert_int_equal(s->ops->read(s, &byte, 1, sizeof(data) - 1), 0);
+	assert_int_equal(byte, 0);
+	assert_bytes(s, sizeof(data), "ii");
 	s->ops->close(s);
 }
 
@@ -324,6 +370,7 @@ int main(void)
 		cmocka_unit_test(full_disk_in_a_sync),
 		cmocka_unit_test(full_disk_in_a_write),
 		cmocka_unit_test(lost_during_a_durable_write),
+		cmocka_unit_test(zero_fast),
 		cmocka_unit_test(flush_at_half_an_update),
 		cmocka_unit_test(durable_write_at_half_an_update),
 	};
