@@ -268,6 +268,9 @@ static int zero_quickly(struct file *f, uint64_t off, uint64_t len,
 		else if (err != -EINVAL)
 			return err;
 	}
+	/* Of a device: if it cannot do it by itself, the kernel writes zeroes. */
+	if (f->device && flags & STORE_ZERO_FAST)
+		return -EOPNOTSUPP;
 	if (!atomic_load(&f->no_zero_range)) {
 		err = os_zero_range(f->fd, off, len);
 		if (unsupported(err))

@@ -9,17 +9,20 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "os.h"
 #include "store.h"
+
+#define SIZE 65536
 
 /* What the system says; 0: it works. */
 static struct {
 	int punch, zero_range, durable, pread_now, sync, write;
 	unsigned int punches, zero_ranges, durables;
 	ssize_t short_now;
-	bool residency_is_a_lie;
+	bool residency_is_a_lie, device;
 	struct store *loses;	/* during the next fdatasync */
 } os;
 
@@ -89,18 +92,30 @@ int os_zero_range(int fd, uint64_t off, uint64_t len)
 	return os.zero_range ? os.zero_range : zero_out(fd, off, len);
 }
 
+int __real_fstat(int fd, struct stat *st);
+int __wrap_fstat(int fd, struct stat *st);
+
+int __wrap_fstat(int fd, struct stat *st)
+{
+	int r = __real_fstat(fd, st);
+
+	if (os.device)
+		st->st_mode = (st->st_mode & ~(mode_t)S_IFMT) | S_IFBLK;
+	return r;
+}
+
 int os_device_size(int fd, uint64_t *size)
 {
 	(void)fd;
-	(void)size;
-	return -ENOTTY;
+	*size = SIZE;
+	return os.device ? 0 : -ENOTTY;
 }
 
 int os_device_block(int fd, uint32_t *logical)
 {
 	(void)fd;
-	(void)logical;
-	return -ENOTTY;
+	*logical = 512;
+	return os.device ? 0 : -ENOTTY;
 }
 
 int os_device_discard(int fd, uint64_t off, uint64_t len)
@@ -124,17 +139,16 @@ bool os_resident_usable(int fd)
 
 /* -- a file of 64 KiB of 'x' ------------------------------------------- */
 
-#define SIZE 65536
-
 static char path[] = "/tmp/store_test.XXXXXX";
 
-static struct store *open_file(bool read_only)
+static struct store *open_as(bool device, bool read_only)
 {
 	char data[SIZE], why[512];
 	struct store *s;
 	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 
 	memset(&os, 0, sizeof(os));
+	os.device = device;
 	memset(data, 'x', sizeof(data));
 	assert_int_equal(write(fd, data, SIZE), SIZE);
 	close(fd);
@@ -142,6 +156,11 @@ static struct store *open_file(bool read_only)
 	assert_non_null(s);
 	assert_int_equal(s->size, SIZE);
 	return s;
+}
+
+static struct store *open_file(bool read_only)
+{
+	return open_as(false, read_only);
 }
 
 static void assert_content(struct store *s, size_t zero_from, size_t zero_to)
@@ -193,6 +212,33 @@ static void zero_by_writing(void **state)
 	assert_int_equal(os.punches, 1);
 	assert_int_equal(os.zero_ranges, 1);
 	s->ops->close(s);
+}
+
+/* ZERO_RANGE of a device may be the kernel's writing. */
+static void zero_of_a_device(void **state)
+{
+	static const int errors[] = { -EINVAL, -EOPNOTSUPP };
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 2; i++) {
+		struct store *s = open_as(true, false);
+
+		assert_int_equal(s->ops->zero(s, 512, 1024, STORE_ZERO_FAST), 0);
+		assert_content(s, 512, 1536);
+		assert_int_equal(os.punches, 1);
+		os.punch = errors[i];
+		assert_int_equal(s->ops->zero(s, 512, 4096, STORE_ZERO_FAST),
+				 -ENOTSUP);
+		assert_int_equal(s->ops->zero(s, 512, 4096, STORE_ZERO_FAST |
+					      STORE_ZERO_NO_HOLE), -ENOTSUP);
+		assert_content(s, 512, 1536);
+		assert_int_equal(os.zero_ranges, 0);
+		assert_int_equal(s->ops->zero(s, 512, 4096, 0), 0);
+		assert_content(s, 512, 4608);
+		assert_int_equal(os.zero_ranges, 1);
+		s->ops->close(s);
+	}
 }
 
 static void zero_on_a_full_disk(void **state)
@@ -393,6 +439,7 @@ int main(void)
 		cmocka_unit_test(zero_by_hole),
 		cmocka_unit_test(zero_without_hole),
 		cmocka_unit_test(zero_by_writing),
+		cmocka_unit_test(zero_of_a_device),
 		cmocka_unit_test(zero_on_a_full_disk),
 		cmocka_unit_test(trim_is_a_hint),
 		cmocka_unit_test(durable_writes),
