@@ -74,12 +74,7 @@ struct image *export_image(const struct export *e)
 
 uint64_t export_size(const struct export *e)
 {
-	uint64_t size;
-
-	pthread_mutex_lock(&image_lock);
-	size = e->image ? e->image->store->size : e->info.size;
-	pthread_mutex_unlock(&image_lock);
-	return size;
+	return atomic_load(&e->size);
 }
 
 /* @now, which is taken over, is current: the file before it may go. */
@@ -91,6 +86,7 @@ static void renew(struct export *e, struct image *now)
 	if (!atomic_load(&e->retired)) {
 		old = e->image;
 		e->image = now;
+		atomic_store(&e->size, now->store->size);
 	}
 	pthread_mutex_unlock(&image_lock);
 	image_put(old);
@@ -161,6 +157,7 @@ static struct export *export_new(struct export_settings *s,
 	e->info.name = s->name;
 	e->info.description = s->description;
 	e->info.size = e->image->store->size;
+	atomic_store(&e->size, e->info.size);
 	e->info.flags = export_flags(s, e->image->store);
 	e->info.min_block = NBD_DEFAULT_MIN_BLOCK;
 	e->info.pref_block = e->image->store->pref_block;

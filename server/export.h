@@ -44,13 +44,14 @@ struct export_counts {
 };
 
 /*
- * Everything but the counters and ->image is set before it is found, and never
- * changes.
+ * Everything but the counters, ->image and ->size is set before it is found, and
+ * never changes.
  */
 struct export {
 	struct nego_export info;
 	struct export_settings *settings;
 	struct image *image;	/* the one that was current last; held */
+	_Atomic uint64_t size;	/* of that one, or of the last one there was */
 	struct translog *translog;	/* or NULL */
 	struct export_counts *counts;
 	atomic_bool retired;	/* is not to be found any more */

@@ -115,6 +115,8 @@ static int flush_batch(struct overlay_map *m, uint64_t *next)
 	copy = malloc(BATCH * PAGE);
 	if (!copy)
 		return -ENOMEM;
+	/* A block that is DATA to a reader, its page is DIRTY to us. */
+	pthread_mutex_lock(&m->lock);
 	for (i = *next; i < m->pages && n < BATCH; i++) {
 		if (atomic_load(&m->page[i]) == CLEAN)
 			continue;
@@ -124,6 +126,7 @@ static int flush_batch(struct overlay_map *m, uint64_t *next)
 			copy[n][b] = atomic_load(&m->four[i * PAGE + b]);
 		at[n++] = i;
 	}
+	pthread_mutex_unlock(&m->lock);
 	*next = i;
 	err = sync_data(m);
 	/* No room for a page of A: it stays dirty, and nothing is lost. */

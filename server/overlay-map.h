@@ -21,8 +21,8 @@ struct overlay_map {
 	uint64_t blocks, len, pages, at_b;
 	_Atomic uint8_t *four;		/* B, as readers see it: 4 blocks each */
 	_Atomic uint8_t *page;		/* of each page: does A say the same? */
-	pthread_mutex_t lock;		/* every change of ->four */
-	pthread_mutex_t flush_lock;
+	pthread_mutex_t lock;		/* every change of ->four, marked in ->page */
+	pthread_mutex_t flush_lock;	/* taken before ->lock */
 	_Atomic uint64_t used;		/* blocks that are DATA */
 	atomic_bool lost;		/* a sync failed: no flush succeeds now */
 };
@@ -55,7 +55,7 @@ uint64_t overlay_map_run(const struct overlay_map *m, uint64_t block,
 int overlay_map_set(struct overlay_map *m, uint64_t first, uint64_t n,
 		    unsigned int state);
 
-/* Is A true of all these bytes of the image? */
+/* Is A true of all these bytes of the image? Under ->lock. */
 bool overlay_map_settled(const struct overlay_map *m, uint64_t off,
 			 uint64_t len);
 

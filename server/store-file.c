@@ -178,7 +178,25 @@ static int file_flush(struct store *s)
 		sync_failed(f, err);
 		return -err;
 	}
-	return 0;
+	/* What another one's sync was told meanwhile, this one was not. */
+	return atomic_load(&f->sync_lost) ? -EIO : 0;
+}
+
+/*
+ * A durable write failed with @err: in its sync? That is lost then, whatever the
+ * error was (ENOSPC and EDQUOT may be those of a page written long before).
+ */
+static bool failed_in_sync(struct file *f, int err, const void *buf,
+			   uint32_t len, uint64_t off)
+{
+	ssize_t n;
+
+	if (err == -EIO)
+		return true;
+	do
+		n = pwrite(f->fd, buf, len, (off_t)off);
+	while (n < 0 && errno == EINTR);
+	return n >= 0;
 }
 
 static int file_write(struct store *s, const void *buf, uint32_t len,
@@ -204,8 +222,9 @@ static int file_write(struct store *s, const void *buf, uint32_t len,
 		}
 		if (n == -EINTR)
 			continue;
-		if (n == -EIO && fua)
-			sync_failed(f, EIO);
+		if (n < 0 && fua && !atomic_load(&f->sync_lost) &&
+		    failed_in_sync(f, (int)n, p, len, off))
+			sync_failed(f, (int)-n);
 		if (n <= 0)
 			return n ? (int)n : -EIO;
 		p += n;
@@ -249,6 +268,9 @@ static int zero_quickly(struct file *f, uint64_t off, uint64_t len,
 		else if (err != -EINVAL)
 			return err;
 	}
+	/* Of a device: if it cannot do it by itself, the kernel writes zeroes. */
+	if (f->device && flags & STORE_ZERO_FAST)
+		return -EOPNOTSUPP;
 	if (!atomic_load(&f->no_zero_range)) {
 		err = os_zero_range(f->fd, off, len);
 		if (unsupported(err))

@@ -312,9 +312,14 @@ static int write_durable(struct overlay *o, const uint8_t *p, uint64_t len,
 			 uint64_t off)
 {
 	unsigned int state;
+	bool settled;
 
-	if (run_bytes(o, off, len, &state) != len || state != DATA ||
-	    !overlay_map_settled(&o->map, off, len))
+	/* Not while a block has become DATA and its page is not marked yet. */
+	pthread_mutex_lock(&o->map.lock);
+	settled = run_bytes(o, off, len, &state) == len && state == DATA &&
+		  overlay_map_settled(&o->map, off, len);
+	pthread_mutex_unlock(&o->map.lock);
+	if (!settled)
 		return -EAGAIN;
 	while (len) {
 		ssize_t n = os_pwrite_durable(o->fd, p, len, o->data_at + off);
@@ -323,15 +328,18 @@ static int write_durable(struct overlay *o, const uint8_t *p, uint64_t len,
 			continue;
 		if (n == -EOPNOTSUPP || n == -ENOSYS)
 			return -EAGAIN;
-		if (n == -EIO)
-			sync_failed(o, -EIO);
+		/* Without the sync it works: then that failed, and says it once. */
+		if (n == -EIO ||
+		    (n < 0 && !overlay_pwrite(o->fd, p, len, o->data_at + off)))
+			sync_failed(o, (int)n);
 		if (n <= 0)
 			return n ? (int)n : -EIO;
 		p += n;
 		off += (uint64_t)n;
 		len -= (uint64_t)n;
 	}
-	return 0;
+	/* What another one's sync was told meanwhile, this one was not. */
+	return atomic_load(&o->map.lost) ? -EIO : 0;
 }
 
 static int overlay_write(struct store *s, const void *buf, uint32_t len,
@@ -405,8 +413,12 @@ static int write_zeroes(struct overlay *o, uint64_t off, uint64_t len)
 	return 0;
 }
 
-/* Blocks @first up to @end; @trim: what cannot be given back stays. */
-static int zero_range(struct overlay *o, uint64_t first, uint64_t end, bool trim)
+/* What becomes of data whose space cannot be given back. */
+enum otherwise { STAYS, IS_OVERWRITTEN, IS_REFUSED };
+
+/* Blocks @first up to @end. */
+static int zero_range(struct overlay *o, uint64_t first, uint64_t end,
+		      enum otherwise data)
 {
 	while (first < end) {
 		uint64_t n = PAGE_BLOCKS - first % PAGE_BLOCKS;
@@ -415,9 +427,12 @@ static int zero_range(struct overlay *o, uint64_t first, uint64_t end, bool trim
 		if (n > end - first)
 			n = end - first;
 		err = zero_blocks(o, first, n);
-		if (err == -EOPNOTSUPP)
-			err = trim ? 0 : write_zeroes(o, first * BLOCK,
-						      n * BLOCK);
+		if (err == -EOPNOTSUPP && data == STAYS)
+			err = 0;
+		else if (err == -EOPNOTSUPP && data == IS_OVERWRITTEN)
+			err = write_zeroes(o, first * BLOCK, n * BLOCK);
+		else if (err == -EOPNOTSUPP)
+			err = -ENOTSUP;
 		if (err)
 			return err;
 		first += n;
@@ -437,7 +452,7 @@ static int overlay_zero(struct store *s, uint64_t off, uint64_t len,
 	struct overlay *o = overlay_of(s);
 	uint64_t first = (off + BLOCK - 1) / BLOCK, end = off + len;
 	uint64_t last = whole_end(o, end);
-	int err = 0;
+	int err;
 
 	note_change(o);
 	if (flags & STORE_ZERO_NO_HOLE)
@@ -445,11 +460,13 @@ static int overlay_zero(struct store *s, uint64_t off, uint64_t len,
 		       write_zeroes(o, off, len);
 	if (first >= last)
 		return write_zeroes(o, off, len);
-	if (off % BLOCK)
+	err = zero_range(o, first, last, flags & STORE_ZERO_FAST ?
+			 IS_REFUSED : IS_OVERWRITTEN);
+	if (!err && off % BLOCK)
 		err = write_zeroes(o, off, first * BLOCK - off);
 	if (!err && last * BLOCK < end)
 		err = write_zeroes(o, last * BLOCK, end - last * BLOCK);
-	return err ? err : zero_range(o, first, last, false);
+	return err;
 }
 
 static int overlay_trim(struct store *s, uint64_t off, uint64_t len)
@@ -459,7 +476,7 @@ static int overlay_trim(struct store *s, uint64_t off, uint64_t len)
 	uint64_t last = whole_end(o, off + len);
 
 	note_change(o);
-	return first < last ? zero_range(o, first, last, true) : 0;
+	return first < last ? zero_range(o, first, last, STAYS) : 0;
 }
 
 /* -- what is where ---------------------------------------------------------- */

@@ -194,14 +194,21 @@ static void write_out(struct translog *t)
 	t->ended = err;
 }
 
-/* Under the lock: to the file that has taken the name. */
+/*
+ * Under the lock: to the file that has taken the name. The lock is let go for
+ * the close, which takes long if it is the end of a big file.
+ */
 static void change_file(struct translog *t)
 {
+	int old = t->fd;
+
 	if (t->new_fd < 0)
 		return;
-	close(t->fd);
 	t->fd = t->new_fd;
 	t->new_fd = -1;
+	pthread_mutex_unlock(&t->lock);
+	close(old);
+	pthread_mutex_lock(&t->lock);
 }
 
 static void *write_log(void *arg)

@@ -9,17 +9,21 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "os.h"
 #include "store.h"
 
+#define SIZE 65536
+
 /* What the system says; 0: it works. */
 static struct {
-	int punch, zero_range, durable, pread_now, sync;
+	int punch, zero_range, durable, pread_now, sync, write;
 	unsigned int punches, zero_ranges, durables;
 	ssize_t short_now;
-	bool residency_is_a_lie;
+	bool residency_is_a_lie, device;
+	struct store *loses;	/* during the next fdatasync */
 } os;
 
 ssize_t os_pread_now(int fd, void *buf, size_t len, uint64_t off)
@@ -40,11 +44,28 @@ ssize_t os_pwrite_durable(int fd, const void *buf, size_t len, uint64_t off)
 	return pwrite(fd, buf, len > 1000 ? 1000 : len, (off_t)off);
 }
 
+ssize_t __real_pwrite(int fd, const void *buf, size_t len, off_t off);
+ssize_t __wrap_pwrite(int fd, const void *buf, size_t len, off_t off);
+
+ssize_t __wrap_pwrite(int fd, const void *buf, size_t len, off_t off)
+{
+	errno = os.write;
+	return os.write ? -1 : __real_pwrite(fd, buf, len, off);
+}
+
 int __wrap_fdatasync(int fd);
 
 int __wrap_fdatasync(int fd)
 {
+	struct store *s = os.loses;
+
 	(void)fd;
+	if (s) {
+		os.loses = NULL;
+		os.durable = -EIO;
+		assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
+		os.durable = 0;
+	}
 	errno = os.sync;
 	return os.sync ? -1 : 0;
 }
@@ -71,18 +92,30 @@ int os_zero_range(int fd, uint64_t off, uint64_t len)
 	return os.zero_range ? os.zero_range : zero_out(fd, off, len);
 }
 
+int __real_fstat(int fd, struct stat *st);
+int __wrap_fstat(int fd, struct stat *st);
+
+int __wrap_fstat(int fd, struct stat *st)
+{
+	int r = __real_fstat(fd, st);
+
+	if (os.device)
+		st->st_mode = (st->st_mode & ~(mode_t)S_IFMT) | S_IFBLK;
+	return r;
+}
+
 int os_device_size(int fd, uint64_t *size)
 {
 	(void)fd;
-	(void)size;
-	return -ENOTTY;
+	*size = SIZE;
+	return os.device ? 0 : -ENOTTY;
 }
 
 int os_device_block(int fd, uint32_t *logical)
 {
 	(void)fd;
-	(void)logical;
-	return -ENOTTY;
+	*logical = 512;
+	return os.device ? 0 : -ENOTTY;
 }
 
 int os_device_discard(int fd, uint64_t off, uint64_t len)
@@ -106,17 +139,16 @@ bool os_resident_usable(int fd)
 
 /* -- a file of 64 KiB of 'x' ------------------------------------------- */
 
-#define SIZE 65536
-
 static char path[] = "/tmp/store_test.XXXXXX";
 
-static struct store *open_file(bool read_only)
+static struct store *open_as(bool device, bool read_only)
 {
 	char data[SIZE], why[512];
 	struct store *s;
 	int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
 
 	memset(&os, 0, sizeof(os));
+	os.device = device;
 	memset(data, 'x', sizeof(data));
 	assert_int_equal(write(fd, data, SIZE), SIZE);
 	close(fd);
@@ -124,6 +156,11 @@ static struct store *open_file(bool read_only)
 	assert_non_null(s);
 	assert_int_equal(s->size, SIZE);
 	return s;
+}
+
+static struct store *open_file(bool read_only)
+{
+	return open_as(false, read_only);
 }
 
 static void assert_content(struct store *s, size_t zero_from, size_t zero_to)
@@ -175,6 +212,33 @@ static void zero_by_writing(void **state)
 	assert_int_equal(os.punches, 1);
 	assert_int_equal(os.zero_ranges, 1);
 	s->ops->close(s);
+}
+
+/* ZERO_RANGE of a device may be the kernel's writing. */
+static void zero_of_a_device(void **state)
+{
+	static const int errors[] = { -EINVAL, -EOPNOTSUPP };
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 2; i++) {
+		struct store *s = open_as(true, false);
+
+		assert_int_equal(s->ops->zero(s, 512, 1024, STORE_ZERO_FAST), 0);
+		assert_content(s, 512, 1536);
+		assert_int_equal(os.punches, 1);
+		os.punch = errors[i];
+		assert_int_equal(s->ops->zero(s, 512, 4096, STORE_ZERO_FAST),
+				 -ENOTSUP);
+		assert_int_equal(s->ops->zero(s, 512, 4096, STORE_ZERO_FAST |
+					      STORE_ZERO_NO_HOLE), -ENOTSUP);
+		assert_content(s, 512, 1536);
+		assert_int_equal(os.zero_ranges, 0);
+		assert_int_equal(s->ops->zero(s, 512, 4096, 0), 0);
+		assert_content(s, 512, 4608);
+		assert_int_equal(os.zero_ranges, 1);
+		s->ops->close(s);
+	}
 }
 
 static void zero_on_a_full_disk(void **state)
@@ -238,6 +302,51 @@ static void lost_sync_is_not_forgotten(void **state)
 	assert_int_equal(s->ops->flush(s), -EIO);
 	assert_int_equal(s->ops->write(s, zeroes, 512, 0, true), -EIO);
 	assert_int_equal(s->ops->write(s, zeroes, 512, 0, false), 0);
+	s->ops->close(s);
+}
+
+/* Of pages written long before: the write itself would do. */
+static void full_disk_in_a_sync(void **state)
+{
+	static const int errors[] = { ENOSPC, EDQUOT };
+	unsigned int i;
+
+	(void)state;
+	for (i = 0; i < 2; i++) {
+		struct store *s = open_file(false);
+
+		os.durable = -errors[i];
+		assert_int_equal(s->ops->write(s, "x", 1, 9, true), -errors[i]);
+		os.durable = 0;
+		assert_int_equal(s->ops->flush(s), -EIO);
+		assert_int_equal(s->ops->write(s, "x", 1, 9, true), -EIO);
+		s->ops->close(s);
+	}
+}
+
+/* It never came to a sync, so nothing is lost. */
+static void full_disk_in_a_write(void **state)
+{
+	struct store *s = open_file(false);
+
+	(void)state;
+	os.durable = -ENOSPC;
+	os.write = ENOSPC;
+	assert_int_equal(s->ops->write(s, "x", 1, 9, true), -ENOSPC);
+	os.durable = os.write = 0;
+	assert_int_equal(s->ops->flush(s), 0);
+	assert_int_equal(s->ops->write(s, "x", 1, 9, true), 0);
+	s->ops->close(s);
+}
+
+/* The kernel tells one of two that sync: it was a durable write this time. */
+static void lost_during_a_flush(void **state)
+{
+	struct store *s = open_file(false);
+
+	(void)state;
+	os.loses = s;
+	assert_int_equal(s->ops->flush(s), -EIO);
 	s->ops->close(s);
 }
 
@@ -330,10 +439,14 @@ int main(void)
 		cmocka_unit_test(zero_by_hole),
 		cmocka_unit_test(zero_without_hole),
 		cmocka_unit_test(zero_by_writing),
+		cmocka_unit_test(zero_of_a_device),
 		cmocka_unit_test(zero_on_a_full_disk),
 		cmocka_unit_test(trim_is_a_hint),
 		cmocka_unit_test(durable_writes),
 		cmocka_unit_test(lost_sync_is_not_forgotten),
+		cmocka_unit_test(full_disk_in_a_sync),
+		cmocka_unit_test(full_disk_in_a_write),
+		cmocka_unit_test(lost_during_a_flush),
 		cmocka_unit_test(failed_sync_is_told_for_ever),
 		cmocka_unit_test(read_now),
 		cmocka_unit_test(sendfile_of_what_is_in_memory),

@@ -8,9 +8,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "translog.h"
@@ -21,6 +23,25 @@
 static enum { GOOD, SLOW, FULL } disk;
 static sem_t begun, go_on;
 static unsigned int lines;
+/* The next close waits for go_on, but not for ever. */
+static atomic_bool slow_close, nobody_came;
+
+int __real_close(int fd);
+int __wrap_close(int fd);
+
+int __wrap_close(int fd)
+{
+	struct timespec until;
+
+	if (atomic_exchange(&slow_close, false)) {
+		clock_gettime(CLOCK_REALTIME, &until);
+		until.tv_sec += 5;
+		sem_post(&begun);
+		if (sem_timedwait(&go_on, &until))
+			atomic_store(&nobody_came, true);
+	}
+	return __real_close(fd);
+}
 
 ssize_t __real_write(int fd, const void *p, size_t len);
 ssize_t __wrap_write(int fd, const void *p, size_t len);
@@ -142,12 +163,34 @@ static void shared(void **state)
 	unlink(path);
 }
 
+/* The end of a big file that was rotated away. */
+static void slow_end_of_the_old_file(void **state)
+{
+	const struct nbd_request r = { .cookie = 1 };
+	struct translog *t;
+
+	(void)state;
+	t = open_log();
+	unlink(path);
+	atomic_store(&slow_close, true);
+	translog_reopen();
+	sem_wait(&begun);
+	/* By an event loop, which must not wait for it. */
+	translog_request(t, &r);
+	sem_post(&go_on);
+	translog_put(t);
+	assert_false(atomic_load(&nobody_came));
+	assert_int_equal(size_of(), NBD_REQUEST_SIZE);
+	unlink(path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(slow_disk),
 		cmocka_unit_test(full_disk),
 		cmocka_unit_test(shared),
+		cmocka_unit_test(slow_end_of_the_old_file),
 	};
 
 	sem_init(&begun, 0, 0);
