@@ -128,6 +128,13 @@ static const struct nego_export *find(void *ctx, const char *name, size_t len,
 	}
 	if (!claim)
 		return &c->info;
+	/* It would write beside the newer one, as a stranger. */
+	if (c->outdated == e) {
+		*error = NBD_REP_ERR_POLICY;
+		snprintf(text, NEGO_TEXT, "station \"%s\" has a newer session with this export",
+			 c->session.id.station);
+		return NULL;
+	}
 	if (!export_claim(e)) {
 		*error = NBD_REP_ERR_POLICY;
 		snprintf(text, NEGO_TEXT, "export \"%s\" is in use by as many clients as it may have (maxconnections = %u)",
@@ -170,11 +177,13 @@ static bool session(void *ctx, const struct nego_export *info,
 	}
 	switch (session_enter(s, info->name, &c->addr, c, c->loop)) {
 	case SESSION_READY:
+		c->outdated = NULL;
 		break;
 	case SESSION_WAIT:
 		*error = NEGO_LATER;
 		return false;
 	case SESSION_OLD:
+		c->outdated = e;
 		*error = NBD_REP_ERR_POLICY;
 		snprintf(text, NEGO_TEXT, "station \"%s\" has a newer session with this export",
 			 id->station);

@@ -58,6 +58,7 @@ struct conn {
 	struct store *store;		/* opened: where requests go */
 	struct export_opened opened;	/* with ->store */
 	struct status_conn status;	/* entered while in transmission */
+	struct export *outdated;	/* for this one its session is too old */
 	struct export *found;		/* what the option that is answered names */
 	struct nego_export info;	/* of that, then of ->export, for this client */
 	struct nego *nego;		/* until transmission */

@@ -88,6 +88,11 @@ def test_older_is_refused(served):
         c.option(wire.NBD_OPT_STRUCTURED_REPLY)
         (kind, text), = c.option(SET, meta_data(b"", [query(generation=8)]))
         assert kind == wire.NBD_REP_ERR_POLICY and b"newer session" in text
+        # Nor is it let in as somebody without one.
+        kind, text = c.option(wire.NBD_OPT_GO, go_data(b""))[-1]
+        assert kind == wire.NBD_REP_ERR_POLICY and b"newer session" in text
+        assert c.option(SET, meta_data(b"", [query(generation=9)]))[-1][0] == wire.NBD_REP_ACK
+        assert c.option(wire.NBD_OPT_GO, go_data(b""))[-1][0] == wire.NBD_REP_ACK
     assert alive(new)
 
 
