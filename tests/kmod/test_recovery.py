@@ -115,7 +115,8 @@ def test_a_hostile_reply_costs_the_connection_only(rig, server, name):
 
 
 def test_a_reply_before_the_payload_is_out(rig, server):
-    """A server that answers a large write when it has seen only its head."""
+    """A server that answers a large write when it has seen only its head. What it
+    reads then is what the memory holds by then: that is its loss, not ours."""
     rig.attach(server)
     honest = faultserver.Connection.request
 
@@ -134,11 +135,11 @@ def test_a_reply_before_the_payload_is_out(rig, server):
         faultserver.Connection.request = early
         rig.run("dd if=/dev/urandom of=/tmp/w bs=1M count=8 2>/dev/null; "
                 "dd if=/tmp/w of=/dev/nb0 bs=1M oflag=direct 2>/dev/null")
-        server.hook = lambda conn, req: req.type == wire.NBD_CMD_CACHE
-        rig.run("dd if=/dev/nb0 bs=1M count=8 iflag=direct 2>/dev/null | cmp - /tmp/w")
     finally:
         faultserver.Connection.request = honest
+    rig.run("dd if=/dev/nb0 of=/dev/null bs=1M count=8 iflag=direct 2>/dev/null")
     assert rig.sysfs("reconnects") == "0"
+    assert "i/o error" not in rig.dmesg().lower()
 
 
 def test_a_trickle_of_bytes_is_only_slow(rig, server):

@@ -33,7 +33,7 @@ def sleep_until_woken(rig, meanwhile):
         time.sleep(0.2)
     meanwhile()
     rig.qmp("system_wakeup")
-    rig.expect("AWAKE", 60)
+    rig.expect("AWAKE", 240)      # a debug kernel spends two minutes on its ACPI tables
     rig.wait_state("live")
     assert rig.run("touch /tmp/stop; wait; ls /tmp/bad", check=False)[1] != 0
     rig.run("dd if=/dev/nb0 bs=4k count=16 skip=1024 iflag=direct 2>/dev/null | cmp - /tmp/w")
