@@ -19,7 +19,8 @@ typedef void (*list_fn)(void *context, const char *name,
 /*
  * Call @fn for each export of the server at @a. Returns 0; or, with a sentence
  * in @why that does not name the server, the errno of a connection that failed,
- * or -1 when it was the negotiation. Takes no longer than about 15 seconds.
+ * EPROTO when the server was silent, or -1 when it was the negotiation. Takes no
+ * longer than about 15 seconds.
  */
 int server_list(const struct address *a, list_fn fn, void *context,
 		char *why, size_t size);
