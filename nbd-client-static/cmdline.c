@@ -115,7 +115,7 @@ static bool set_host(struct target *t, char *host, bool bracket, char *error)
 			return wrong(error, "\"" QUOTE "\" is not an IPv6 address",
 				     host);
 		}
-		if (address_is_link_local(a) && !a->zone[0]) {
+		if (address_lacks_zone(a)) {
 			return wrong(error, "the link-local address " QUOTE " needs its interface, as in [" QUOTE "%%eth0]",
 				     host, host);
 		}
