@@ -362,9 +362,9 @@ static int list(struct arguments *a)
 	struct address addresses[CONTROL_SERVERS];
 	char why[512], server[ADDRESS_TEXT];
 	unsigned int count = 1, i;
-	const char *hint = NULL;
 	struct target t;
-	int error;
+	const char *hint;
+	int error = 0;
 
 	if (!want_words(a, 1, 2, "-l wants a host, and perhaps a port") ||
 	    !want_server(&t, a, a->count == 2 ? a->words[1] : NULL))
@@ -385,8 +385,8 @@ static int list(struct arguments *a)
 				     why, sizeof(why));
 		if (!error)
 			return STATUS_OK;
-		hint = error > 0 ? attach_hint(error) : NULL;
 	}
+	hint = attach_hint(error);
 	address_format(&addresses[count - 1], server);
 	say("%s: %s%s%s", server, why, hint ? "; " : "", hint ? hint : "");
 	return STATUS_UNREACHABLE;

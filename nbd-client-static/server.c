@@ -139,7 +139,7 @@ static int converse(const struct address *a, const char *export, list_fn fn,
 		append(why, size, "%s", error_text(error));
 	} else if (nbd_nego_next(&n) == NBD_NEGO_FAIL) {
 		nbd_nego_explain(&n, why, size);
-		error = export ? errno_of(&n) : -1;
+		error = errno_of(&n);
 	}
 out:
 	if (!error && export) {

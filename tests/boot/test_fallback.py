@@ -117,6 +117,15 @@ def test_over_a_unix_socket(kernel, make_station, tmp_path):
                 "echo 3 >/proc/sys/vm/drop_caches", timeout=150)
     assert station.run("dd if=/dev/nbd0 bs=512 count=2 2>/dev/null | tr -d '\\000'").split() == ["before", "after"]
     assert station.run("dmesg | grep -c 'connected again to unix:/run/nbd.sock'") == "1"
+
+    # One that a detach finds asleep brings its server to nothing else afterwards.
+    old = station.run("grep -l nbd-client /proc/[0-9]*/comm | cut -d/ -f3")
+    station.run(f"kill -STOP {old}; nbd-client -d nbd0; dd if=/dev/zero of=/run/other bs=1M count=16 2>/dev/null; "
+                "until ! nbd-client -c nbd0 >/dev/null; do sleep 0.1; done; "
+                r"printf '[other]\nexportname=/run/other\n' >>config; kill -HUP $server; "
+                "until nbd-client -l -u /run/nbd.sock | grep -q other; do sleep 0.1; done; "
+                "nbd-client -u /run/nbd.sock nbd0 -N other 2>/dev/null")
+    station.run(f"kill -CONT {old}; while [ -e /proc/{old} ]; do sleep 0.1; done")
     station.run("nbd-client -c nbd0 >/dev/null && nbd-client -d nbd0")
     station.run("while grep -q nbd-client /proc/[0-9]*/comm 2>/dev/null; do sleep 0.1; done")
     assert "I/O error" not in station.console
