@@ -145,6 +145,19 @@ def test_its_own_initramfs(kind, series, root, debian, make_server, make_station
 
 
 @pytest.mark.long
+def test_a_device_that_root_does_not_name(debian, make_server, make_station):
+    """It is what the client takes it to be."""
+    image = debian()
+    server = make_server(image)
+    kernel = find_kernel("6.1")
+    station = make_station(kernel=kernel, initramfs=STORE / f"initramfs-tools-{kernel.kver}.img", root=None,
+                           nbdroot=f"10.0.2.2:{server.port}", append="nbddev=nb1", mem=1024)
+    root_shell(station)
+    assert station.run("findmnt -n -o SOURCE /") == "/dev/nb1"
+    goes_off_clean(station, image)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("kind, series, append", [("initramfs-tools", "6.1", "rw"), ("dracut", "6.12", "ro")])
 def test_what_is_written_goes_to_memory(kind, series, append, debian, make_server, make_station):
     image = debian()
