@@ -158,6 +158,20 @@ def test_a_device_that_root_does_not_name(debian, make_server, make_station):
 
 
 @pytest.mark.long
+def test_dracut_without_our_driver(debian, make_server, make_station):
+    """systemd waits for dev-nb0.device, which is there if udev knows that name."""
+    image = debian()
+    server = make_server(image)
+    kernel = find_kernel("6.12")
+    station = make_station(kernel=kernel, initramfs=STORE / f"dracut-{kernel.kver}.img",
+                           nbdroot=f"10.0.2.2:{server.port}", append="module_blacklist=nb", mem=1024)
+    root_shell(station)
+    assert station.run("findmnt -n -o SOURCE /; readlink /dev/nb0").split() == ["/dev/nbd0", "nbd0"]
+    assert station.run("systemctl is-active dev-nb0.device") == "active"
+    goes_off_clean(station, image)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("kind, series, append", [("initramfs-tools", "6.1", "rw"), ("dracut", "6.12", "ro")])
 def test_what_is_written_goes_to_memory(kind, series, append, debian, make_server, make_station):
     image = debian()
