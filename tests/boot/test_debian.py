@@ -172,6 +172,25 @@ def test_dracut_without_our_driver(debian, make_server, make_station):
 
 
 @pytest.mark.long
+def test_mended_in_the_shell_of_dracut(debian, make_server, make_station):
+    """After it the client is run again."""
+    image = debian()
+    server = make_server(image)
+    kernel = find_kernel("6.12")
+    right = f"root=/dev/nb0 nbdroot=10.0.2.2:{server.port}"
+    station = make_station(kernel=kernel, initramfs=STORE / f"dracut-{kernel.kver}.img",
+                           nbdroot=f"10.0.2.2:{server.port},conns=x", mem=1024)
+    station.expect("nbd-client --boot ended with status 2; the reason is above", BOOT)
+    station.expect("Press Enter for maintenance", 60)
+    station.send("\n")
+    station.expect(r"# ", 60)
+    station.send(f"echo {right} > /run/right; mount --bind /run/right /proc/cmdline; exit\n")
+    station.expect("/dev/nb0 is the default export on", 60)
+    root_shell(station)
+    goes_off_clean(station, image)
+
+
+@pytest.mark.long
 @pytest.mark.parametrize("kind, series, append", [("initramfs-tools", "6.1", "rw"), ("dracut", "6.12", "ro")])
 def test_what_is_written_goes_to_memory(kind, series, append, debian, make_server, make_station):
     image = debian()
