@@ -2,6 +2,7 @@
 """A real Debian 12 with systemd on /dev/nb0: booted by our initramfs and by its
 own two, it comes up whole, keeps hold of its network, and goes off clean."""
 import hashlib
+import struct
 import subprocess
 import time
 
@@ -158,7 +159,7 @@ def test_a_device_that_root_does_not_name(debian, make_server, make_station):
 
 
 @pytest.mark.long
-def test_dracut_without_our_driver(debian, make_server, make_station):
+def test_dracut_without_our_driver(debian, make_server, make_station, tmp_path):
     """systemd waits for dev-nb0.device, which is there if udev knows that name."""
     image = debian()
     server = make_server(image)
@@ -168,6 +169,14 @@ def test_dracut_without_our_driver(debian, make_server, make_station):
     root_shell(station)
     assert station.run("findmnt -n -o SOURCE /; readlink /dev/nb0").split() == ["/dev/nbd0", "nbd0"]
     assert station.run("systemctl is-active dev-nb0.device") == "active"
+
+    disk = tmp_path / "disk"    # with a partition from 1 MiB to its end
+    disk.write_bytes(struct.pack("<446x8B2I", 0, 0, 0, 0, 0x83, 0, 0, 0, 2048, 2048).ljust(510, b"\0") +
+                     b"\x55\xaa" + bytes((2 << 20) - 512))
+    station.run(f"ln -s nbd1 /dev/nb1; nbd-client 10.0.2.2 {make_server(disk).port} nbd1; udevadm settle")
+    assert station.run("readlink /dev/nb1 /dev/nb1p1").split() == ["nbd1", "nbd1p1"]
+    assert station.run("systemctl is-active dev-nb1.device dev-nb1p1.device").split() == 2 * ["active"]
+    station.run("nbd-client -d nbd1")
     goes_off_clean(station, image)
 
 
