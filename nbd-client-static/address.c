@@ -106,10 +106,10 @@ bool address_parse(const char *s, size_t len, struct address *a)
 	return parse_ipv6(s, len, a->ip);
 }
 
-bool address_is_link_local(const struct address *a)
+bool address_lacks_zone(const struct address *a)
 {
 	/* fe80::/10 and, of multicast, ff02::/16 */
-	return a->family == AF_INET6 &&
+	return a->family == AF_INET6 && !a->zone[0] &&
 	       ((a->ip[0] == 0xfe && (a->ip[1] & 0xc0) == 0x80) ||
 		(a->ip[0] == 0xff && a->ip[1] == 0x02));
 }

@@ -28,8 +28,8 @@ struct address {
  */
 bool address_parse(const char *s, size_t len, struct address *a);
 
-/* Is this an address of one link only, which needs a zone? */
-bool address_is_link_local(const struct address *a);
+/* Is this an address of one link only, without the zone that it needs? */
+bool address_lacks_zone(const struct address *a);
 
 /*
  * "192.0.2.1:1234", "[fe80::1%eth0]:1234"; without port when it is 0.

@@ -115,7 +115,7 @@ static bool set_host(struct target *t, char *host, bool bracket, char *error)
 			return wrong(error, "\"" QUOTE "\" is not an IPv6 address",
 				     host);
 		}
-		if (address_is_link_local(a) && !a->zone[0]) {
+		if (address_lacks_zone(a)) {
 			return wrong(error, "the link-local address " QUOTE " needs its interface, as in [" QUOTE "%%eth0]",
 				     host, host);
 		}
@@ -138,7 +138,7 @@ bool host_parse(struct target *t, char *text, char *error)
 	bool bracket = text[0] == '[' && text[len - 1] == ']';
 
 	memset(t, 0, sizeof(*t));
-	t->export = "";
+	t->host = t->export = "";
 	error[0] = '\0';
 	if (bracket) {
 		text[len - 1] = '\0';
@@ -513,8 +513,7 @@ bool target_parse(struct target *t, char *text, const char *what,
 
 	why[0] = '\0';
 	memset(t, 0, sizeof(*t));
-	t->host = "";
-	t->export = "";
+	t->host = t->export = "";
 	put(word, sizeof(word), "%s", text);
 	if (!parse_target(t, text, said, &options, why))
 		append(why, sizeof(why), "; " EXAMPLE);

@@ -173,6 +173,9 @@ static bool scan(const uint8_t *msg, size_t len, size_t pos, unsigned int record
 				memset(a, 0, sizeof(*a));
 				a->family = type == DNS_A ? AF_INET : AF_INET6;
 				memcpy(a->ip, msg + r.data, ip_len);
+				/* On which interface, it does not say. */
+				if (address_lacks_zone(a))
+					--*count;
 			}
 		} else if (r.type == TYPE_CNAME && !*alias) {
 			size_t p = r.data;

@@ -135,6 +135,13 @@ static int start_command(struct message *m, uint8_t cmd, const char *device)
 	return 0;
 }
 
+/*
+ * This attachment's own name. The driver refuses a RECONFIGURE with another one:
+ * the process that stays must not bring its server to whatever was attached there
+ * after a detach. (Before Linux 5.14 it takes no notice.)
+ */
+static uint32_t tag;
+
 /* CONNECT or RECONFIGURE: give the driver the socket @fd. */
 static int give_socket(uint8_t cmd, const char *device, int fd,
 		       const struct nbd_export *e, uint64_t timeout,
@@ -150,6 +157,7 @@ static int give_socket(uint8_t cmd, const char *device, int fd,
 	if (error)
 		return error;
 	add_attr(&m, NBD_ATTR_SOCKETS | NL_NESTED, &socks, sizeof(socks));
+	add_attr(&m, NBD_ATTR_BACKEND, &tag, sizeof(tag));
 	if (cmd == NBD_CMD_CONNECT) {
 		add_u64(&m, NBD_ATTR_SIZE, e->size);
 		add_u64(&m, NBD_ATTR_BLOCK_SIZE,
@@ -319,6 +327,8 @@ bool intree_attach(struct attempt *at, const char *device)
 	}
 	if (at->option[OPT_RO] && at->option[OPT_RO][0] == '1')
 		e.flags |= NBD_FLAG_READ_ONLY;
+	random_bytes(&tag, sizeof(tag));
+	tag |= 0x40404040;	/* a string: no NUL */
 	error = give_socket(NBD_CMD_CONNECT, device, fd, &e,
 			    number_option(at->option[OPT_TIMEOUT], LINK_SECONDS),
 			    number_option(at->option[OPT_LOST], FOREVER_SECONDS));

@@ -219,11 +219,10 @@ static bool want_device(const char *word, char device[MAX_DEVICE])
 	return false;
 }
 
-static bool want_server(struct target *t, const struct arguments *a,
+static bool want_server(struct target *t, struct arguments *a,
 			const char *port)
 {
 	char *host = a->words[0];
-	struct said said;
 	bool ok;
 
 	if (a->path) {
@@ -234,13 +233,12 @@ static bool want_server(struct target *t, const struct arguments *a,
 		t->export = "";
 		return true;
 	}
-	memset(&said, 0, sizeof(said));
 	ok = starts_with(host, "nbd://") ?
-		target_parse(t, host, "", &said) :
-		host_parse(t, host, said.error);
+		target_parse(t, host, "", &a->said) :
+		host_parse(t, host, a->said.error);
 	if (!ok) {
 		say("%s; write a host name, 192.0.2.1 or [2001:db8::1], and the port as a word of its own",
-		    said.error);
+		    a->said.error);
 		return false;
 	}
 	if (!t->port)
@@ -364,9 +362,9 @@ static int list(struct arguments *a)
 	struct address addresses[CONTROL_SERVERS];
 	char why[512], server[ADDRESS_TEXT];
 	unsigned int count = 1, i;
-	const char *hint = NULL;
 	struct target t;
-	int error;
+	const char *hint;
+	int error = 0;
 
 	if (!want_words(a, 1, 2, "-l wants a host, and perhaps a port") ||
 	    !want_server(&t, a, a->count == 2 ? a->words[1] : NULL))
@@ -387,8 +385,8 @@ static int list(struct arguments *a)
 				     why, sizeof(why));
 		if (!error)
 			return STATUS_OK;
-		hint = error > 0 ? attach_hint(error) : NULL;
 	}
+	hint = attach_hint(error);
 	address_format(&addresses[count - 1], server);
 	say("%s: %s%s%s", server, why, hint ? "; " : "", hint ? hint : "");
 	return STATUS_UNREACHABLE;

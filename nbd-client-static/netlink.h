@@ -48,6 +48,7 @@ struct nl_attr {
 #define NBD_ATTR_SERVER_FLAGS	5
 #define NBD_ATTR_SOCKETS	7
 #define NBD_ATTR_DEAD_TIMEOUT	8
+#define NBD_ATTR_BACKEND	10	/* NBD_ATTR_BACKEND_IDENTIFIER, a string */
 #define NBD_SOCK_ITEM		1
 #define NBD_SOCK_FD		1
 

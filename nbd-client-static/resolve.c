@@ -30,7 +30,8 @@ unsigned int hosts_lookup(char *text, const char *name, struct address *out,
 	while (n < max && (line = next_line(&text))) {
 		line[strcspn(line, "#")] = '\0';
 		word = next_word(&line);
-		if (!word || !address_parse(word, strlen(word), &a))
+		if (!word || !address_parse(word, strlen(word), &a) ||
+		    address_lacks_zone(&a))
 			continue;
 		while ((word = next_word(&line)))
 			if (same_name(word, name)) {

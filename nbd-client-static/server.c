@@ -134,12 +134,12 @@ static int converse(const struct address *a, const char *export, list_fn fn,
 	error = talk(&n, sock, fn, context);
 	if (error == ETIMEDOUT) {
 		append(why, size, "connected, but silent (timed out); is it an NBD server, and is it well?");
-		error = -1;
+		error = EPROTO;	/* not -1: it may come to itself */
 	} else if (error) {
 		append(why, size, "%s", error_text(error));
 	} else if (nbd_nego_next(&n) == NBD_NEGO_FAIL) {
 		nbd_nego_explain(&n, why, size);
-		error = export ? errno_of(&n) : -1;
+		error = errno_of(&n);
 	}
 out:
 	if (!error && export) {

@@ -19,15 +19,15 @@ typedef void (*list_fn)(void *context, const char *name,
 /*
  * Call @fn for each export of the server at @a. Returns 0; or, with a sentence
  * in @why that does not name the server, the errno of a connection that failed,
- * or -1 when it was the negotiation. Takes no longer than about 15 seconds.
+ * or for a negotiation that did one as the driver gives it: ENOENT, EACCES,
+ * EOPNOTSUPP, ... Takes no longer than about 15 seconds.
  */
 int server_list(const struct address *a, list_fn fn, void *context,
 		char *why, size_t size);
 
 /*
  * Negotiate for @export. Returns 0, *@fd a connection in transmission and
- * @found what it leads to; else as server_list(), but for a negotiation that
- * failed an errno as the driver gives it: ENOENT, EACCES, EOPNOTSUPP, ...
+ * @found what it leads to; else as server_list().
  */
 int server_open(const struct address *a, const char *export, int *fd,
 		struct nbd_export *found, char *why, size_t size);

@@ -10,6 +10,8 @@ if [ -e /run/nbdroot/status ]; then
 		# It never gives up on a server; it has not understood nbdroot=.
 		rm -rf /run/nbdroot
 		emergency_shell -n nbdroot "nbdroot: nbd-client --boot ended with status $status; the reason is above"
+		# What was mended there it finds, and a disk attached by hand too.
+		/sbin/nbroot "" nb:cmdline
 	fi
 	unset status
 elif [ -d /run/nbdroot ]; then

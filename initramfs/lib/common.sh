@@ -62,7 +62,7 @@ mount_kernel_filesystems() {
 # only nbd-client understands it. Quotes are the kernel's; none of these
 # values may hold a space.
 read_command_line() {
-	opt_root=/dev/nb0
+	opt_root=
 	opt_fstype=
 	opt_flags=
 	opt_rw=ro

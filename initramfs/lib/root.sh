@@ -7,9 +7,24 @@
 # cannot help (a malformed line, say), and has then said why.
 attach_device() {
 	say "asking the server for the disk, until it answers (break=attach gives a shell first)"
-	nbd-client --boot && return
+	nbd-client --boot && {
+		name_root
+		return
+	}
 	fail "nbd-client gave up with status $?; its reason stands above" \
 		"correct the boot line in the PXE configuration; a right one: root=/dev/nb0 nbdroot=192.0.2.1:1234"
+}
+
+# No root=, or one that names only the server: it is the device that the client
+# has attached.
+name_root() {
+	case $opt_root in
+	"" | nbd:*)
+		NB_DEVICE=
+		eval "$(nbd-client --parse 2>/dev/null)"
+		opt_root=/dev/${NB_DEVICE:-nb0}
+		;;
+	esac
 }
 
 mount_root() {

@@ -2,6 +2,7 @@
 """A real Debian 12 with systemd on /dev/nb0: booted by our initramfs and by its
 own two, it comes up whole, keeps hold of its network, and goes off clean."""
 import hashlib
+import struct
 import subprocess
 import time
 
@@ -141,6 +142,60 @@ def test_its_own_initramfs(kind, series, root, debian, make_server, make_station
     root_shell(station)
     is_whole(station, image)
     keeps_its_network(station)
+    goes_off_clean(station, image)
+
+
+@pytest.mark.long
+def test_a_device_that_root_does_not_name(debian, make_server, make_station):
+    """It is what the client takes it to be."""
+    image = debian()
+    server = make_server(image)
+    kernel = find_kernel("6.1")
+    station = make_station(kernel=kernel, initramfs=STORE / f"initramfs-tools-{kernel.kver}.img", root=None,
+                           nbdroot=f"10.0.2.2:{server.port}", append="nbddev=nb1", mem=1024)
+    root_shell(station)
+    assert station.run("findmnt -n -o SOURCE /") == "/dev/nb1"
+    goes_off_clean(station, image)
+
+
+@pytest.mark.long
+def test_dracut_without_our_driver(debian, make_server, make_station, tmp_path):
+    """systemd waits for dev-nb0.device, which is there if udev knows that name."""
+    image = debian()
+    server = make_server(image)
+    kernel = find_kernel("6.12")
+    station = make_station(kernel=kernel, initramfs=STORE / f"dracut-{kernel.kver}.img",
+                           nbdroot=f"10.0.2.2:{server.port}", append="module_blacklist=nb", mem=1024)
+    root_shell(station)
+    assert station.run("findmnt -n -o SOURCE /; readlink /dev/nb0").split() == ["/dev/nbd0", "nbd0"]
+    assert station.run("systemctl is-active dev-nb0.device") == "active"
+
+    disk = tmp_path / "disk"    # with a partition from 1 MiB to its end
+    disk.write_bytes(struct.pack("<446x8B2I", 0, 0, 0, 0, 0x83, 0, 0, 0, 2048, 2048).ljust(510, b"\0") +
+                     b"\x55\xaa" + bytes((2 << 20) - 512))
+    station.run(f"ln -s nbd1 /dev/nb1; nbd-client 10.0.2.2 {make_server(disk).port} nbd1; udevadm settle")
+    assert station.run("readlink /dev/nb1 /dev/nb1p1").split() == ["nbd1", "nbd1p1"]
+    assert station.run("systemctl is-active dev-nb1.device dev-nb1p1.device").split() == 2 * ["active"]
+    station.run("nbd-client -d nbd1")
+    goes_off_clean(station, image)
+
+
+@pytest.mark.long
+def test_mended_in_the_shell_of_dracut(debian, make_server, make_station):
+    """After it the client is run again."""
+    image = debian()
+    server = make_server(image)
+    kernel = find_kernel("6.12")
+    right = f"root=/dev/nb0 nbdroot=10.0.2.2:{server.port}"
+    station = make_station(kernel=kernel, initramfs=STORE / f"dracut-{kernel.kver}.img",
+                           nbdroot=f"10.0.2.2:{server.port},conns=x", mem=1024)
+    station.expect("nbd-client --boot ended with status 2; the reason is above", BOOT)
+    station.expect("Press Enter for maintenance", 60)
+    station.send("\n")
+    station.expect(r"# ", 60)
+    station.send(f"echo {right} > /run/right; mount --bind /run/right /proc/cmdline; exit\n")
+    station.expect("/dev/nb0 is the default export on", 60)
+    root_shell(station)
     goes_off_clean(station, image)
 
 

@@ -3,6 +3,7 @@
 root, and the client stays behind to connect it again; where the first server is
 down, the second serves."""
 import shutil
+import signal
 
 from harness.guest import make_initramfs, put_program
 from harness.images import clean_filesystem
@@ -37,6 +38,29 @@ def test_without_our_driver(make_server, root_image, make_station):
     station.run("echo 3 >/proc/sys/vm/drop_caches; echo after >>/root/file; sync", timeout=150)
     assert station.run("cat /root/file").split() == ["before", "after"]
     assert station.run("dmesg | grep -c 'connected again to 10.0.2.2'") == "1"
+    assert "I/O error" not in station.console
+    station.poweroff()
+    clean_filesystem(root_image)
+
+
+def test_server_that_hangs(make_server, root_image, make_station):
+    """It still accepts connections and says nothing on them. That may end: the
+    client goes on until it does."""
+    server = make_server(root_image)
+    station = make_station(nbdroot=f"{HOST}:{server.port}", append="module_blacklist=nb")
+    station.wait_for_root()
+    station.run("echo before >/root/file; sync")
+    server.process.send_signal(signal.SIGSTOP)
+    try:
+        station.send("echo after >>/root/file; sync; echo it is writt''en\n")
+        # the driver's timeout, and then the client's own
+        station.expect("connection is lost; connecting again", 60)
+        station.expect(r"still not connected: connected, but silent", 120)
+    finally:
+        server.process.send_signal(signal.SIGCONT)
+    station.expect("connected again to", 60)
+    station.expect("it is written", 150)
+    assert station.run("cat /root/file").split() == ["before", "after"]
     assert "I/O error" not in station.console
     station.poweroff()
     clean_filesystem(root_image)
@@ -93,6 +117,15 @@ def test_over_a_unix_socket(kernel, make_station, tmp_path):
                 "echo 3 >/proc/sys/vm/drop_caches", timeout=150)
     assert station.run("dd if=/dev/nbd0 bs=512 count=2 2>/dev/null | tr -d '\\000'").split() == ["before", "after"]
     assert station.run("dmesg | grep -c 'connected again to unix:/run/nbd.sock'") == "1"
+
+    # One that a detach finds asleep brings its server to nothing else afterwards.
+    old = station.run("grep -l nbd-client /proc/[0-9]*/comm | cut -d/ -f3")
+    station.run(f"kill -STOP {old}; nbd-client -d nbd0; dd if=/dev/zero of=/run/other bs=1M count=16 2>/dev/null; "
+                "until ! nbd-client -c nbd0 >/dev/null; do sleep 0.1; done; "
+                r"printf '[other]\nexportname=/run/other\n' >>config; kill -HUP $server; "
+                "until nbd-client -l -u /run/nbd.sock | grep -q other; do sleep 0.1; done; "
+                "nbd-client -u /run/nbd.sock nbd0 -N other 2>/dev/null")
+    station.run(f"kill -CONT {old}; while [ -e /proc/{old} ]; do sleep 0.1; done")
     station.run("nbd-client -c nbd0 >/dev/null && nbd-client -d nbd0")
     station.run("while grep -q nbd-client /proc/[0-9]*/comm 2>/dev/null; do sleep 0.1; done")
     assert "I/O error" not in station.console

@@ -58,6 +58,16 @@ def test_label_and_a_look_before_the_mount(server, nbdroot, make_station):
     station.poweroff()
 
 
+@pytest.mark.parametrize("words", ["root=nbd:{0}:{1}", "nbddev=nb1 nbdroot={0}:{1}", "nbdroot={0}:{1}"])
+def test_no_device_in_root(words, server, make_station):
+    """It is what the client takes it to be."""
+    device = "/dev/nb1" if "nb1" in words else "/dev/nb0"
+    station = make_station(root=None, append=words.format(HOST, server.port))
+    station.wait_for_root()
+    assert station.run("findmnt /").split()[1] == device
+    station.poweroff()
+
+
 def test_no_such_partition(make_server, disk_image, make_station):
     """The failure names what is there; the person corrects it by hand and goes on."""
     server = make_server(disk_image)

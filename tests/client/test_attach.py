@@ -188,7 +188,21 @@ def test_unix_socket_refused(each, args, words):
 
 def test_uri(client, driver):
     client.run("nbd://127.0.0.1:7/a%20b", "nb0")
-    assert driver.lines == ["attach dev=nb0 server=127.0.0.1:7 lost=wait export=a\\040b"]
+    client.run("nbd://127.0.0.1:7/lab,ro,conns=4", "nb0", "timeout=9")
+    assert driver.lines == ["attach dev=nb0 server=127.0.0.1:7 lost=wait export=a\\040b",
+                            "attach dev=nb0 server=127.0.0.1:7 ro=1 conns=4 lost=wait timeout=9 export=lab"]
+
+
+def test_dhcp_by_hand(each):
+    """In place of a host, as in nbdroot=: its root server, which -l does not ask for."""
+    result = each.run("dhcp", "nb0")
+    assert result.returncode == 5 and "DHCP has named no root server" in result.stderr
+    result = each.run("-l", "dhcp")
+    assert result.returncode == 5 and result.stderr.count("\n") == 1, result
+    each.write("run/net-eth0.conf", "ROOTSERVER='192.0.2.1'\n")
+    each.disk(server="192.0.2.1:7")
+    assert each.run("dhcp", "7", "nb0", "-N", "lab").returncode == 0
+    assert each.read("dev/nb-control") == "attach dev=nb0 server=192.0.2.1:7 lost=wait export=lab"
 
 
 def test_old_driver(client, driver):

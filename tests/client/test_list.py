@@ -119,6 +119,16 @@ def test_silent(client, listener):
     assert 4 < time.monotonic() - begin < 40    # STEP_MS, not TOTAL_MS
 
 
+def test_attach_to_a_silent_one(each, listener):
+    """By the kernel's own driver, for which the client itself negotiates."""
+    each.write("sys/module/nbd/initstate", "live\n")
+    port = listener(b"NBDMAGIC", close=False)
+    result = each.run("127.0.0.1", port, "nbd0")
+    assert result.stderr == f"nbd-client: 127.0.0.1:{port}: connected, but silent (timed out); " \
+        "is it an NBD server, and is it well?\n"
+    assert result.returncode == 5
+
+
 def test_a_byte_a_second(client):
     """Each byte comes in time, the whole never: there is an end to that too."""
     server = socket.create_server(("127.0.0.1", 0))

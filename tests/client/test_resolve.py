@@ -193,6 +193,16 @@ def test_no_address(ask, nameserver):
     assert 'has no address for "s.example"' in ask("s.example")
 
 
+def test_link_local(ask, nameserver):
+    """Such an address is nothing without its interface, which no nameserver knows."""
+    table = {"s.example": ["fe80::1", "192.0.2.1", "fe80::2", "2001:db8::1"], "t.example": ["fe80::1"]}
+    nameserver(known(table))
+    assert ask("s.example") == ["192.0.2.1:1234", "[2001:db8::1]:1234"]
+    assert 'has no address for "t.example"' in ask("t.example")
+    ask.machine.write("etc/hosts", "fe80::1 u.example\nfe80::2%eth0 u.example\n")
+    assert ask("u.example") == ["[fe80::2%eth0]:1234"]
+
+
 def test_garbage(ask, nameserver):
     nameserver(lambda name, kind: [(A, b"\1\2\3")])
     assert "broken answer" in ask("s.example")
