@@ -63,3 +63,16 @@ def served_readonly(make_server, image):
     check_serves(server)
     server.stop()
     assert image.read_bytes() == CONTENT, "a read-only image was changed"
+
+
+@pytest.fixture
+def lab(make_server, image, tmp_path):
+    """lab(sections): a server with a control socket, `lab.sock`."""
+
+    def make(sections, generic=""):
+        server = make_server(config="[generic]\nport = {port}\nlistenaddr = 127.0.0.1\nallowlist = true\n"
+                             f"statedir = {tmp_path}/state\ncontrolsock = {tmp_path}/sock\n{generic}\n{sections}")
+        server.sock = f"--socket={tmp_path}/sock"
+        return server
+
+    return make

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from harness import wire
-from raw import MIB, Closed, Raw, check_serves, go_data, option, request
+from raw import MIB, Closed, Raw, check_serves, forget, go_data, option, request
 
 GO, LIST = wire.NBD_OPT_GO, wire.NBD_OPT_LIST
 READ, WRITE, FLUSH = wire.NBD_CMD_READ, wire.NBD_CMD_WRITE, wire.NBD_CMD_FLUSH
@@ -289,3 +289,29 @@ def test_idle_costs_nothing(served):
     for c in clients + [stalled, half]:
         c.reset()
     idle(served)
+
+
+def test_much_behind_a_read_that_takes_long(lab, image, content):
+    """More than the server takes in at once: it waits in the socket, and is no
+    end of the stream."""
+    server = lab(f"[a]\nexportname = {image}\noverlay = fresh\n"
+                 f"[c]\nexportname = {image}\nreadonly = true\nprerun = /bin/sleep 2\n", "max_threads = 1")
+    with Raw(server, timeout=30).structured(name=b"a/pc") as c, Raw(server) as busy:
+        busy.hello().send(option(wire.NBD_OPT_GO, go_data(b"c")))
+        time.sleep(0.3)     # the only worker is at that
+        forget(image)
+        c.send(request(wire.NBD_CMD_READ, 0, 16 * MIB, cookie=1))
+        pattern = os.urandom(MIB)
+        sender = threading.Thread(target=c.send, args=(request(wire.NBD_CMD_WRITE, 20 * MIB, MIB, cookie=2) + pattern,))
+        sender.start()
+        got, written = {}, False
+        while not written or sum(map(len, got.values())) < 16 * MIB:
+            _, kind, cookie, payload = c.chunk()
+            if cookie == 2:
+                assert kind == wire.NBD_REPLY_TYPE_NONE
+                written = True
+            else:
+                assert kind == wire.NBD_REPLY_TYPE_OFFSET_DATA
+                got[struct.unpack(">Q", payload[:8])[0]] = payload[8:]
+        sender.join()
+        assert b"".join(got[k] for k in sorted(got)) == content[:16 * MIB]

@@ -3,14 +3,12 @@
 image, manage overlays."""
 import json
 import os
-import random
 import resource
 import shutil
 import signal
 import socket
 import struct
 import subprocess
-import threading
 import time
 import urllib.request
 
@@ -19,7 +17,7 @@ import pytest
 from harness import wire
 from harness.process import DIE_WITH_PARENT
 from harness.server import ServerError, binary, free_port
-from raw import MIB, Raw, check_serves, forget, go_data, option, request
+from raw import MIB, Raw, check_serves, go_data
 from session import Refused, Station
 
 
@@ -28,19 +26,6 @@ def ask(*argv, status=0):
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert done.returncode == status, (done.stdout, done.stderr)
     return done.stdout if not status else done.stderr
-
-
-@pytest.fixture
-def lab(make_server, image, tmp_path):
-    """lab(sections): a server with a control socket, `lab.sock`."""
-
-    def make(sections, generic=""):
-        server = make_server(config="[generic]\nport = {port}\nlistenaddr = 127.0.0.1\nallowlist = true\n"
-                             f"statedir = {tmp_path}/state\ncontrolsock = {tmp_path}/sock\n{generic}\n{sections}")
-        server.sock = f"--socket={tmp_path}/sock"
-        return server
-
-    return make
 
 
 def configure(server, text):
@@ -369,6 +354,16 @@ def test_pidfile_of_a_dead_server(make_server, image, tmp_path):
     assert not path.exists()
 
 
+@pytest.mark.parametrize("key", ["prerun", "postrun"])
+def test_check_of_programs(image, tmp_path, key):
+    config = tmp_path / "config"
+    for program, says in (("/bin/true x %s", None), ("/no/such/program x", "/no/such/program: cannot be run: No such file"),
+                          (str(image), "cannot be run: Permission denied"), ("/tmp", "cannot be run: Permission denied")):
+        config.write_text(f"[a]\nexportname = {image}\n{key} = {program}\n")
+        said = ask("--check", "-C", config, status=1 if says else 0)
+        assert (says or "nothing wrong") in said
+
+
 # -- publishing ---------------------------------------------------------------------
 
 def publish(path, byte, size=32 * MIB):
@@ -551,142 +546,6 @@ def test_a_file_twice(lab, image):
     # Read-only, and with overlays, as often as one likes.
     server = lab(f"[a]\nexportname = {image}\nreadonly = true\n[b]\nexportname = {image}\noverlay = keep\n")
     check_serves(server, b"b/x")
-
-
-# -- programs --------------------------------------------------------------------------
-
-def test_prerun_and_postrun(lab, image, tmp_path):
-    """Without a shell, once each per connection; a prerun that fails refuses."""
-    log = tmp_path / "log"
-    tool = tmp_path / "tool"
-    tool.write_text(f"#!/bin/sh\necho \"$@\" \"$NBD_EXPORT\" \"$NBD_ADDRESS\" >> {log}\n")
-    tool.chmod(0o755)
-    server = lab(f"[a]\nexportname = {image}\nreadonly = true\nprerun = {tool} before %s ; $(id)\npostrun = {tool} after %s\n"
-                 f"[b]\nexportname = {image}\nreadonly = true\nprerun = /bin/false\n")
-    check_serves(server, b"a")
-    deadline = time.monotonic() + 10
-    while not log.exists() or log.read_text().count("\n") < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    assert log.read_text() == (f"before {image} ; $(id) a 127.0.0.1\n" f"after {image} a 127.0.0.1\n")
-    with pytest.raises(Refused, match="prerun program refuses it"):
-        Station(server, "b", boot=None)
-
-
-def test_prerun_that_takes_long(lab, image):
-    """The 10 s that a client has are not the server's; other stations are
-    served meanwhile."""
-    server = lab(f"[a]\nexportname = {image}\nprerun = /bin/sleep 11\nreadonly = true\n"
-                 f"[b]\nexportname = {image}\noverlay = fresh\n"
-                 f"[c]\nexportname = {image}\nprerun = /bin/sleep 4\nreadonly = true\n", "max_threads = 8")
-    with Raw(server) as slow, Station(server, "b/one", boot=None) as other:
-        slow.sock.settimeout(30)
-        slow.hello().send(option(wire.NBD_OPT_GO, go_data(b"a")))
-        more = [Raw(server) for _ in range(8)]
-        for c in more:
-            c.hello().send(option(wire.NBD_OPT_GO, go_data(b"c")))
-        time.sleep(0.5)
-        start = time.monotonic()
-        assert other.write(0, b"x" * 4096) == 0 and other.flush() == 0
-        assert time.monotonic() - start < 3
-        # Those who have left are not opened for.
-        for c in more:
-            c.reset()
-        assert slow.option_replies(wire.NBD_OPT_GO)[-1] == (wire.NBD_REP_ACK, b"")
-        assert len(slow.read(0, 4096)) == 4096
-        check_serves(server, b"b/two")
-
-
-def test_much_behind_a_read_that_takes_long(lab, image, content):
-    """More than the server takes in at once: it waits in the socket, and is no
-    end of the stream."""
-    server = lab(f"[a]\nexportname = {image}\noverlay = fresh\n"
-                 f"[c]\nexportname = {image}\nreadonly = true\nprerun = /bin/sleep 2\n", "max_threads = 1")
-    with Raw(server, timeout=30).structured(name=b"a/pc") as c, Raw(server) as busy:
-        busy.hello().send(option(wire.NBD_OPT_GO, go_data(b"c")))
-        time.sleep(0.3)     # the only worker is at that
-        forget(image)
-        c.send(request(wire.NBD_CMD_READ, 0, 16 * MIB, cookie=1))
-        pattern = os.urandom(MIB)
-        sender = threading.Thread(target=c.send, args=(request(wire.NBD_CMD_WRITE, 20 * MIB, MIB, cookie=2) + pattern,))
-        sender.start()
-        got, written = {}, False
-        while not written or sum(map(len, got.values())) < 16 * MIB:
-            _, kind, cookie, payload = c.chunk()
-            if cookie == 2:
-                assert kind == wire.NBD_REPLY_TYPE_NONE
-                written = True
-            else:
-                assert kind == wire.NBD_REPLY_TYPE_OFFSET_DATA
-                got[struct.unpack(">Q", payload[:8])[0]] = payload[8:]
-        sender.join()
-        assert b"".join(got[k] for k in sorted(got)) == content[:16 * MIB]
-
-
-def test_the_place_of_one_who_left(lab, image):
-    """Who has been closed is not counted any more, however much there still is
-    to do; only a program has its place until it has run."""
-    server = lab(f"[a]\nexportname = {image}\nreadonly = true\nmaxconnections = 1\n"
-                 f"[b]\nexportname = {image}\nreadonly = true\nmaxconnections = 1\npostrun = /bin/sleep 1\n"
-                 f"[c]\nexportname = {image}\nreadonly = true\nmaxconnections = 3\nprerun = /bin/sleep 2\n", "max_threads = 1")
-    with Raw(server) as one, Raw(server) as two:
-        one.go(b"a")
-        busy = [Raw(server) for _ in range(3)]
-        for c in busy:
-            c.hello().send(option(wire.NBD_OPT_GO, go_data(b"c")))
-        time.sleep(0.3)
-        one.disconnect()
-        two.sock.settimeout(30)
-        two.go(b"a")
-        for c in busy:
-            c.close()
-    with Raw(server) as one, Raw(server) as two:
-        one.go(b"b")
-        one.disconnect()
-        two.hello()
-        kind, text = two.option(wire.NBD_OPT_GO, go_data(b"b"))[-1]
-        assert kind == wire.NBD_REP_ERR_POLICY and b"maxconnections = 1" in text
-        deadline = time.monotonic() + 30
-        while two.option(wire.NBD_OPT_GO, go_data(b"b"))[-1][0] != wire.NBD_REP_ACK:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-
-def test_the_place_of_one_who_gave_up(lab, image):
-    """His prerun is still at it: the next one's must not run beside it."""
-    server = lab(f"[a]\nexportname = {image}\nreadonly = true\nmaxconnections = 1\nprerun = /bin/sleep 2\n")
-    with Raw(server) as one, Raw(server, timeout=30) as two:
-        one.hello().send(option(wire.NBD_OPT_GO, go_data(b"a")))
-        time.sleep(0.3)
-        one.reset()
-        time.sleep(0.3)
-        two.hello()
-        assert two.option(wire.NBD_OPT_GO, go_data(b"a"))[-1][0] == wire.NBD_REP_ERR_POLICY
-        deadline = time.monotonic() + 30
-        while two.option(wire.NBD_OPT_GO, go_data(b"a"))[-1][0] != wire.NBD_REP_ACK:
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-
-
-def test_prerun_without_a_status(make_server, image):
-    """Started by one who ignores SIGCHLD, which its children inherit."""
-    server = make_server(config="[generic]\nport = {port}\nlistenaddr = 127.0.0.1\n"
-                         f"[a]\nexportname = {image}\nreadonly = true\nprerun = /bin/false\n"
-                         f"[b]\nexportname = {image}\nreadonly = true\nprerun = /bin/true\n",
-                         wrap=[*DIE_WITH_PARENT, "env", "--ignore-signal=CHLD"])
-    with pytest.raises(Refused, match="prerun program refuses it"):
-        Station(server, "a", boot=None)
-    check_serves(server, b"b")
-
-
-@pytest.mark.parametrize("key", ["prerun", "postrun"])
-def test_check_of_programs(image, tmp_path, key):
-    config = tmp_path / "config"
-    for program, says in (("/bin/true x %s", None), ("/no/such/program x", "/no/such/program: cannot be run: No such file"),
-                          (str(image), "cannot be run: Permission denied"), ("/tmp", "cannot be run: Permission denied")):
-        config.write_text(f"[a]\nexportname = {image}\n{key} = {program}\n")
-        said = ask("--check", "-C", config, status=1 if says else 0)
-        assert (says or "nothing wrong") in said
 
 
 # -- overlays ---------------------------------------------------------------------------
