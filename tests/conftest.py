@@ -55,18 +55,24 @@ STALE_BREAKPOINT = re.compile(r"\bint3: 0000 \[#1\]")
 
 
 def emulator_has_failed(item):
-    return any(isinstance(thing, Station) and STALE_BREAKPOINT.search(thing.console) and
-               any("tcg" in word for word in thing.command())
-               for _, thing in getattr(item, "watched", ()))
+    """How, or None."""
+    for _, thing in getattr(item, "watched", ()):
+        if isinstance(thing, Station) and any("tcg" in word for word in thing.command()):
+            if STALE_BREAKPOINT.search(thing.console):
+                return "it ran a breakpoint that was taken back"
+            if thing.emulator_failed():
+                return thing.how_it_ended()
+    return None
 
 
 def pytest_runtest_protocol(item, nextitem):
     """Once more, and said aloud, if it was the emulator that failed."""
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
     reports = runtestprotocol(item, nextitem=nextitem, log=False)
-    if any(report.failed for report in reports) and emulator_has_failed(item):
+    how = any(report.failed for report in reports) and emulator_has_failed(item)
+    if how:
         item.config.get_terminal_writer().line(
-            f"\n{item.nodeid}: the emulator ran a breakpoint that was taken back; once more", yellow=True)
+            f"\n{item.nodeid}: the emulator failed, not the test: {how}; once more", yellow=True)
         item.watched = []
         reports = runtestprotocol(item, nextitem=nextitem, log=False)
     for report in reports:

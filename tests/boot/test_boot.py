@@ -42,6 +42,19 @@ def test_every_kernel(series, server, root_image, nbdroot, make_station):
     assert "I/O error" not in station.console
 
 
+def test_an_emulator_that_crashes(nbdroot, make_station, tmp_path):
+    """Of the harness: QEMU that dies under a kernel that is still starting is
+    started again, once, and what it died of is told."""
+    wrap = tmp_path / "dies"
+    wrap.write_text('#!/bin/sh\n[ -e $0.once ] && exec "$@"\ntouch $0.once\n'
+                    '"$@" & sleep 2; kill -SEGV $!; wait $!\n')
+    wrap.chmod(0o755)
+    station = make_station(nbdroot=nbdroot, wrap=[wrap])
+    station.wait_for_root()
+    assert "powered on again" in station.console
+    station.poweroff()
+
+
 def test_the_person_at_the_console_can_follow(station):
     """Each step says what it does; nobody has to guess where it stopped."""
     for line in ("[1/5] drivers: eth0 is a virtio_net card", "[2/5] network: eth0 has 10.0.2.15",

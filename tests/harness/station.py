@@ -37,6 +37,8 @@ PRINTK = re.compile(r"\r?\[ *\d+\.\d+\] [^\n]*\n")
 # How a complaint of the kernel begins; its call trace may be longer than a screen.
 TROUBLE = re.compile(r"\bBUG: |\bWARNING: |\bOops: |Kernel panic|: 0000 \[#\d+\]|"
                      r"rcu: INFO: |blocked for more than|possible circular locking")
+# From here on it is not the kernel alone that runs in the machine.
+NOT_ALONE = re.compile(r"Run /init|nbdroot: |the rig is up|Kernel panic")
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][0-9A-Za-z]|[=>c78])|\x1b\][^\x07]*\x07")
 
 # The host's loopback, as a station on QEMU's own network sees it.
@@ -85,6 +87,9 @@ class Station:
         self._more = threading.Condition()
         self._serial = self._qmp = None
         self._runs = 0
+        self._closed = False        # the console has ended
+        self._pulled = False        # we pulled the plug
+        self._again = False         # powered on once more
 
     # -- power -------------------------------------------------------------
     def command(self):
@@ -108,6 +113,7 @@ class Station:
         return argv + self._args
 
     def start(self):
+        self._closed = False
         listeners = [self._listen("con"), self._listen("qmp")]
         self._qemu_log = open(self.dir / "qemu.log", "w+b")
         self.process = subprocess.Popen(
@@ -118,6 +124,7 @@ class Station:
         finally:
             for sock in listeners:
                 sock.close()
+        self._reason = "no reason given"
         self._qmp_file = self._qmp.makefile("rw")
         self._qmp_file.readline()
         self.qmp("qmp_capabilities")
@@ -125,6 +132,7 @@ class Station:
         return self
 
     def _listen(self, name):
+        (self.dir / name).unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX)
         sock.bind(str(self.dir / name))
         sock.listen(1)
@@ -151,10 +159,55 @@ class Station:
 
     def kill(self):
         """Pull the plug."""
+        if self._closed:        # it ends by itself: how, is worth knowing
+            self._wait_ended()
         if self.running():
+            self._pulled = True
             self.process.kill()
         if self.process:
             self.process.wait()
+
+    def _wait_ended(self, seconds=10):
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+
+    def how_it_ended(self):
+        """What QEMU says of a machine that went off by itself; "" of another."""
+        if self.process is None or self._pulled or not self._closed:
+            return ""
+        self._wait_ended()
+        try:
+            for line in self._qmp_file:
+                event = json.loads(line)
+                if event.get("event") == "SHUTDOWN":
+                    self._reason = event["data"].get("reason")
+        except (OSError, ValueError):
+            pass
+        return f"QEMU ended with {self.process.returncode}, {self._reason}. {self._qemu_said()}".strip()
+
+    def emulator_failed(self):
+        """Did the machine go off through no fault of what is tested in it? QEMU
+        has crashed."""
+        return bool(self.how_it_ended()) and self.process.returncode != 0
+
+    def _power_on_again(self):
+        """Once, when the machine went off while its kernel was still alone in it,
+        without a panic. TCG with a thread a processor has been seen to do that
+        while the kernel looked at its PCI bus."""
+        how = self.how_it_ended()
+        if self._again or not how or NOT_ALONE.search(self.console):
+            return False
+        if self._tftp and "Linux version" not in self.console and not self.emulator_failed():
+            return False
+        self._again = True
+        for sock in (self._serial, self._qmp):
+            sock.close()
+        with self._more:
+            self._text += f"\n[{how}. It is powered on again.]\n"
+        self.start()
+        return True
 
     def wait_off(self, timeout=120):
         """Wait until the machine is off."""
@@ -196,8 +249,6 @@ class Station:
                 if not data:
                     return
 
-    _closed = False
-
     @property
     def console(self):
         """All the console has said, without terminal escapes."""
@@ -225,26 +276,37 @@ class Station:
         messages out first. what: for a person, what is waited for."""
         regex = re.compile(pattern)
         deadline = time.monotonic() + timeout
-        with self._more:
-            while True:
-                text = self._text[self._seen:]
-                seen_to = None
-                if clean:
-                    match = regex.search(PRINTK.sub("", ESCAPES.sub("", text)))
-                    seen_to = len(self._text) if match else None
-                else:
-                    match = regex.search(text)
-                    seen_to = self._seen + match.end() if match else None
-                if match:
-                    self._seen = seen_to
-                    return match
-                left = deadline - time.monotonic()
-                if self._closed or left <= 0:
-                    break
-                self._more.wait(left)
-        why = "the station went off" if self._closed else f"{timeout:.0f} s have passed"
+        while True:
+            match = self._search(regex, clean)
+            if match:
+                return match
+            left = deadline - time.monotonic()
+            with self._more:
+                if self._searched < len(self._text):
+                    continue
+                if left > 0 and not self._closed:
+                    self._more.wait(left)
+                    continue
+            if left <= 0 or not self._power_on_again():
+                break
+        why = (f"the station went off ({self.how_it_ended()})" if self._closed
+               else f"{timeout:.0f} s have passed")
         what = what or f"for {pattern!r} on the console"
         raise self.error(f"waited {what}, but {why}")
+
+    def _search(self, regex, clean):
+        with self._more:
+            self._searched = len(self._text)
+            text = self._text[self._seen:]
+            if clean:
+                match = regex.search(PRINTK.sub("", ESCAPES.sub("", text)))
+                seen_to = len(self._text)
+            else:
+                match = regex.search(text)
+                seen_to = match and self._seen + match.end()
+            if match:
+                self._seen = seen_to
+            return match
 
     def wait_for_root(self, timeout=BOOT_SECONDS):
         """Wait until the default root is up and its shell answers."""
