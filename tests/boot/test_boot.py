@@ -51,7 +51,7 @@ def test_an_emulator_that_crashes(nbdroot, make_station, tmp_path):
     wrap.chmod(0o755)
     station = make_station(nbdroot=nbdroot, wrap=[wrap])
     station.wait_for_root()
-    assert "powered on again" in station.console
+    assert "Powered on again" in station.console
     station.poweroff()
 
 

@@ -54,6 +54,8 @@ def rig_image(k, tmp):
 
 
 class Rig(Station):
+    parallel = True             # it is about races
+
     def boot(self):
         self.start()
         self.expect("the rig is up", 180)

@@ -50,6 +50,8 @@ def make_image(k, tmp):
 
 
 class Guest(Station):
+    parallel = True
+
     def __init__(self, k, image, icount):
         super().__init__(k, initramfs=image, root=None, nbdroot="127.0.0.1:1234", mem=512, smp=1,
                          append="quiet idle=halt mitigations=off")

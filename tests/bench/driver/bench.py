@@ -141,6 +141,8 @@ class Wire:
 
 
 class Guest(Station):
+    parallel = True
+
     def __init__(self, k, image, wire, role, icount=False, smp=1):
         super().__init__(k, initramfs=image, root=None, net=wire.netdev(role == "server"),
                          nic=f"virtio-net-pci,mac=52:54:00:0b:0b:0{2 if role == 'server' else 1}",
