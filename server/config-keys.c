@@ -56,6 +56,7 @@ static const struct key generic_keys[] = {
 	GENERIC("maxperaddress", T_COUNT, max_per_address),
 	GENERIC("metricsport", T_PORT, metrics_port),
 	GENERIC("port", T_PORT, port),
+	GENERIC("realtime", T_BOOL, realtime),
 	GENERIC("statedir", T_PATH, state_dir),
 	GENERIC("unixsock", T_PATH, unix_socket),
 	GENERIC("user", T_TEXT, user),
