@@ -81,6 +81,7 @@ static const struct key export_keys[] = {
 	EXPORT("identity", T_WORD, identity),
 	EXPORT("maxconnections", T_COUNT, max_connections),
 	EXPORT("overlay", T_OVERLAY, overlay),
+	EXPORT("overlay_count", T_COUNT, overlay_count),
 	EXPORT("overlay_dir", T_PATH, overlay_dir),
 	EXPORT("overlay_max", T_SIZE, overlay_max),
 	EXPORT("postrun", T_PATH, postrun),
