@@ -53,10 +53,11 @@ static bool end_section(struct reader *r)
 	if (e->read_only && e->overlay != OVERLAY_NONE)
 		return config_fail(r, "export \"%s\" (%s) is read-only and has an overlay, which is for writing; take one of them out",
 				   quoted, e->where);
-	if (e->overlay == OVERLAY_NONE && (e->overlay_max || e->stations))
+	if (e->overlay == OVERLAY_NONE &&
+	    (e->overlay_max || e->overlay_count || e->stations))
 		return config_fail(r, "export \"%s\" (%s) has %s, but no overlay; say which: overlay = keep, or overlay = fresh",
 				   quoted, e->where, e->overlay_max ? "overlay_max" :
-				   "stations");
+				   e->overlay_count ? "overlay_count" : "stations");
 	return true;
 }
 

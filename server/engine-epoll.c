@@ -33,6 +33,7 @@
 #include "events.h"
 #include "log.h"
 #include "loop.h"
+#include "os.h"
 #include "pool.h"
 
 #define EVENTS		64
@@ -651,6 +652,13 @@ bool engine_start(const struct engine_settings *s)
 	if (!ok)
 		log_msg(LOG_ERR, "cannot start event loops: %s",
 			strerror(errno));
+	for (i = 0; ok && s->realtime && i < engine.n_loops; i++)
+		if (!events_come_first(&engine.loop[i].events,
+				       engine.loop[i].thread))
+			break;
+	/* No program that we run is to. */
+	if (s->realtime)
+		os_allow_realtime(false);
 	return ok;
 }
 

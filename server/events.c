@@ -12,8 +12,12 @@
 #include "events.h"
 
 #include <sched.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <time.h>
+
+#include "log.h"
+#include "os.h"
 
 /* How long it looks, and what counts as a short wait; nanoseconds. */
 #define LOOK_NS		50000U
@@ -35,7 +39,8 @@ int events_wait(struct events *w, int epfd, struct epoll_event *event,
 	const uint64_t began = now_ns();
 	int n;
 
-	if (w->short_waits >= SHORT_WAITS) {
+	if (w->short_waits >= SHORT_WAITS &&
+	    !atomic_load_explicit(&w->sleeps, memory_order_relaxed)) {
 		do {
 			n = epoll_wait(epfd, event, max, 0);
 			if (n || !timeout_ms)
@@ -50,4 +55,16 @@ int events_wait(struct events *w, int epfd, struct epoll_event *event,
 	else if (n > 0)
 		w->short_waits++;
 	return n;
+}
+
+bool events_come_first(struct events *w, pthread_t thread)
+{
+	int err = os_realtime(thread);
+
+	if (err)
+		log_msg(LOG_WARNING, "realtime = true: the kernel refuses it (%s); going on without. It needs LimitRTPRIO=1 (ulimit -r 1) or to be root, and under systemd RestrictRealtime=no",
+			strerror(err));
+	else
+		atomic_store(&w->sleeps, true);
+	return !err;
 }

@@ -5,6 +5,9 @@
 #ifndef SERVER_EVENTS_H
 #define SERVER_EVENTS_H
 
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 struct epoll_event;
@@ -12,13 +15,19 @@ struct epoll_event;
 /* One a loop, zeroed at first. */
 struct events {
 	unsigned int short_waits;	/* in a row */
+	atomic_bool sleeps;		/* always, and at once */
 };
 
 /*
  * epoll_wait(2), with the same arguments and results, that looks again for a
  * moment before it sleeps if the last waits were shorter than a sleep takes.
+ * Not if ->sleeps: a look of a thread that runs before all others would keep them
+ * from the processor.
  */
 int events_wait(struct events *w, int epfd, struct epoll_event *event,
 		int max, int timeout_ms);
+
+/* @thread, which waits for these, is to run before all others. False: logged. */
+bool events_come_first(struct events *w, pthread_t thread);
 
 #endif

@@ -99,6 +99,7 @@ static struct station_export station_export(const struct export_settings *s)
 		.kind = s->overlay,
 		.dir = s->overlay_dir,
 		.max = s->overlay_max,
+		.count = s->overlay_count,
 		.rules = s->stations,
 		.pins = s->pins,
 		.image = {

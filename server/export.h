@@ -30,6 +30,7 @@ struct export_settings {
 	char *transaction_log;	/* or NULL: none */
 	enum overlay_kind overlay;
 	uint64_t overlay_max;	/* bytes; 0: any */
+	unsigned int overlay_count;	/* files; 0: any number */
 	uint64_t size;		/* bytes to serve; 0: all of it */
 	bool read_only;
 	bool flush, fua, trim, rotational;

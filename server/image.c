@@ -31,6 +31,8 @@
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;	/* ->refs, list */
 static pthread_mutex_t opening = PTHREAD_MUTEX_INITIALIZER;	/* one at a time */
+static pthread_cond_t closed = PTHREAD_COND_INITIALIZER;
+/* One without ->refs is being closed: nobody's any more, but in the way. */
 static struct image *images;
 
 /* What a path means now. */
@@ -90,9 +92,21 @@ struct image *image_hold(struct image *i)
 	return i;
 }
 
-static void image_free(struct image *i)
+/*
+ * Without the lock, for a close takes as long as the storage does. Only then is
+ * it out of the list: who wants to write the same file has to wait for that.
+ */
+static void close_last(struct image *i)
 {
+	struct image **p;
+
 	i->store->ops->close(i->store);
+	pthread_mutex_lock(&lock);
+	for (p = &images; *p != i; p = &(*p)->next)
+		;
+	*p = i->next;
+	pthread_cond_broadcast(&closed);
+	pthread_mutex_unlock(&lock);
 	free(i->path);
 	free(i->owner);
 	free(i);
@@ -100,7 +114,6 @@ static void image_free(struct image *i)
 
 void image_put(struct image *i)
 {
-	struct image **p;
 	bool last;
 
 	if (!i)
@@ -113,14 +126,9 @@ void image_put(struct image *i)
 		pthread_mutex_lock(&lock);
 	}
 	last = !--i->refs;
-	if (last) {
-		for (p = &images; *p != i; p = &(*p)->next)
-			;
-		*p = i->next;
-		/* Before anybody can find out that it is not in the list. */
-		image_free(i);
-	}
 	pthread_mutex_unlock(&lock);
+	if (last)
+		close_last(i);
 }
 
 bool image_is_at(const struct image *i, const char *path)
@@ -146,10 +154,27 @@ struct image *image_of(const struct store *s)
 	struct image *i;
 
 	pthread_mutex_lock(&lock);
-	for (i = images; i && i->store != s; i = i->next)
+	for (i = images; i && (!i->refs || i->store != s); i = i->next)
 		;
 	pthread_mutex_unlock(&lock);
 	return i;
+}
+
+/* Under the lock: until nobody closes the file in a way that keeps it busy. */
+static void wait_for_close(const struct image_spec *spec,
+			   const struct meaning *m)
+{
+	struct image *i = images;
+
+	while (i) {
+		if (i->refs || i->dev != m->dev || i->ino != m->ino ||
+		    (i->read_only && spec->read_only)) {
+			i = i->next;
+			continue;
+		}
+		pthread_cond_wait(&closed, &lock);
+		i = images;
+	}
 }
 
 /*
@@ -164,8 +189,9 @@ static bool find_open(const struct image_spec *spec, const struct meaning *m,
 
 	*found = NULL;
 	pthread_mutex_lock(&lock);
+	wait_for_close(spec, m);
 	for (i = images; i && ok && !*found; i = i->next) {
-		if (i->dev != m->dev || i->ino != m->ino)
+		if (!i->refs || i->dev != m->dev || i->ino != m->ino)
 			continue;
 		if (i->read_only == spec->read_only &&
 		    i->want_size == spec->size && !strcmp(i->id, m->id) &&
@@ -286,7 +312,7 @@ static struct image *find_id(const struct image_spec *spec, const char *id)
 
 	pthread_mutex_lock(&lock);
 	for (i = images; i; i = i->next) {
-		if (strcmp(i->id, id) || strcmp(i->owner, spec->owner) ||
+		if (!i->refs || strcmp(i->id, id) || strcmp(i->owner, spec->owner) ||
 		    i->read_only != spec->read_only ||
 		    i->want_size != spec->size)
 			continue;

@@ -91,6 +91,12 @@ struct job {
 struct job *job_new(struct conn *c, struct export *e,
 		    const struct nbd_request *r, u32 data);
 
+/* A connection's reads that no worker has taken yet. pool.c's, zeroed at first. */
+struct read_turn {
+	struct read_turn *next;
+	struct job *first, **last;
+};
+
 /* A list of jobs, oldest first. */
 struct job_list {
 	struct job *first, **last;

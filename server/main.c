@@ -34,6 +34,7 @@
 #include "export.h"
 #include "listen.h"
 #include "log.h"
+#include "os.h"
 #include "overlays.h"
 #include "pins.h"
 #include "run.h"
@@ -420,6 +421,9 @@ static bool set_up(struct server *s)
 	/* All exports have the same. */
 	if (s->config.exports && s->config.exports->pins)
 		pins_sweep(s->config.exports->pins);
+	/* While we may; a thread becomes it later, as whoever we are then. */
+	if (s->config.realtime)
+		os_allow_realtime(true);
 	return open_exports(s) && start_listening(s) && open_control(s) &&
 	       write_pidfile(s) && drop_privileges(&s->config);
 }
@@ -580,6 +584,7 @@ static int serve(struct server *s)
 		.n_listeners = s->listeners.n,
 		.exports = &s->exports,
 		.workers = s->config.workers,
+		.realtime = s->config.realtime,
 		.single = s->single,
 		.single_ended = end_myself,
 	};

@@ -12,9 +12,11 @@
 #include <linux/sockios.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
+#include <sched.h>
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -171,6 +173,34 @@ pid_t os_peer_process(int sock)
 	socklen_t len = sizeof(c);
 
 	return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &c, &len) ? 0 : c.pid;
+}
+
+/*
+ * The least of the priorities. In turns, for two loops may meet on a processor
+ * (a cgroup may have fewer of them than the machine).
+ */
+int os_realtime(pthread_t thread)
+{
+	const struct sched_param p = { .sched_priority = 1 };
+
+	return pthread_setschedparam(thread, SCHED_RR | SCHED_RESET_ON_FORK,
+				     &p);
+}
+
+void os_allow_realtime(bool on)
+{
+	struct rlimit r;
+
+	if (getrlimit(RLIMIT_RTPRIO, &r))
+		return;
+	if (!on)
+		r.rlim_cur = r.rlim_max = 0;
+	else if (r.rlim_max < 1)
+		r.rlim_cur = r.rlim_max = 1;
+	else if (r.rlim_cur < 1)
+		r.rlim_cur = 1;
+	/* Where it does not work, os_realtime() will say so. */
+	(void)setrlimit(RLIMIT_RTPRIO, &r);
 }
 
 static void set(int sock, int level, int name, int value)

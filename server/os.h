@@ -7,6 +7,7 @@
 #ifndef SERVER_OS_H
 #define SERVER_OS_H
 
+#include <pthread.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -52,6 +53,15 @@ bool os_unsent(int sock);
 
 /* Who is at the other end of a Unix socket; 0: not known. */
 pid_t os_peer_process(int sock);
+
+/*
+ * Let this thread run before all that is not real-time, whenever it has
+ * something to do; what it starts does not. 0 or an errno.
+ */
+int os_realtime(pthread_t thread);
+
+/* May threads of this process become so, whoever we are? Best effort. */
+void os_allow_realtime(bool on);
 
 /* Notice a dead peer within @seconds; answer small messages at once. */
 void os_tune_socket(int sock, int seconds);

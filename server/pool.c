@@ -7,6 +7,9 @@
  * as they like, and long zeroings and their like take the disk's time: of the
  * workers a quarter each.
  *
+ * Reads are taken from each connection in its turn: one that asks for much at once
+ * does not make the others wait until all of it is done.
+ *
  * Small writes end in the page cache, each in a microsecond or two and one
  * after the other under the file's lock, so waking a worker and a loop for
  * each would cost ten times the work. A worker takes a group of them, and gives
@@ -18,7 +21,7 @@
 #include <signal.h>
 #include <stdlib.h>
 
-#include "log.h"
+#include "conn.h"
 
 /* A group: this many small writes, and this many bytes. */
 #define GROUP_JOBS	16U
@@ -34,7 +37,8 @@ struct queue {
 static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t work;
-	struct queue queue[QUEUES];
+	struct queue queue[QUEUES];	/* but reads, which are here: */
+	struct read_turn *turn, **last_turn;
 	unsigned int idle;
 	unsigned int max_busy;	/* workers that do not read */
 	bool was_long;		/* LONG had its turn, so WRITE is next */
@@ -93,9 +97,49 @@ static bool joins(const struct job *j, unsigned int *n, uint32_t *bytes)
 	return true;
 }
 
+/* Under the lock, as the next two. */
+static void add_turn(struct read_turn *t)
+{
+	t->next = NULL;
+	*pool.last_turn = t;
+	pool.last_turn = &t->next;
+}
+
+static void add_read(struct job *j)
+{
+	struct read_turn *t = &j->conn->reads;
+
+	j->next = NULL;
+	if (!t->first) {
+		t->last = &t->first;
+		add_turn(t);
+	}
+	*t->last = j;
+	t->last = &j->next;
+}
+
+/* One of the connection whose turn it is. */
+static struct job *take_read(void)
+{
+	struct read_turn *t = pool.turn;
+	struct job *j = t->first;
+
+	pool.turn = t->next;
+	if (!pool.turn)
+		pool.last_turn = &pool.turn;
+	t->first = j->next;
+	if (t->first)
+		add_turn(t);
+	j->next = NULL;
+	return j;
+}
+
 static bool may_take(const struct queue *q)
 {
-	return q->jobs.first && q->running < q->max;
+	const bool any = q == &pool.queue[READ] ? pool.turn != NULL :
+						  q->jobs.first != NULL;
+
+	return any && q->running < q->max;
 }
 
 /* Under the lock: the queue that is to be served next; NULL: none. */
@@ -125,6 +169,8 @@ static struct job *next_jobs(struct queue *q)
 	uint32_t bytes = 0;
 	unsigned int n = 0;
 
+	if (q == &pool.queue[READ])
+		return take_read();
 	if (q != &pool.queue[WRITE]) {
 		list = pop(&q->jobs);
 		list->next = NULL;
@@ -238,6 +284,8 @@ bool pool_start(unsigned int threads, void (*done)(struct job *list))
 
 	for (i = 0; i < QUEUES; i++)
 		job_list_init(&pool.queue[i].jobs);
+	pool.turn = NULL;
+	pool.last_turn = &pool.turn;
 	pool.done = done;
 	pool.stop = false;
 	pool.thread = calloc(threads, sizeof(*pool.thread));
@@ -273,7 +321,10 @@ void pool_submit(struct job_list *l)
 		const unsigned int kind = kind_of(j);
 
 		next = j->next;
-		job_list_add(&pool.queue[kind].jobs, j);
+		if (kind == READ)
+			add_read(j);
+		else
+			job_list_add(&pool.queue[kind].jobs, j);
 		if (kind != WRITE) {
 			wake++;
 			continue;

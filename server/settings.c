@@ -62,6 +62,7 @@ bool export_settings_same(const struct export_settings *a,
 	       same_text(a->postrun, b->postrun) &&
 	       same_text(a->transaction_log, b->transaction_log) &&
 	       a->overlay == b->overlay && a->overlay_max == b->overlay_max &&
+	       a->overlay_count == b->overlay_count &&
 	       a->size == b->size && a->read_only == b->read_only &&
 	       a->flush == b->flush && a->fua == b->fua && a->trim == b->trim &&
 	       a->rotational == b->rotational &&

@@ -15,6 +15,7 @@
 #include "station.h"
 
 #include <arpa/inet.h>
+#include <dirent.h>
 #include <errno.h>
 #include <netinet/in.h>
 #include <pthread.h>
@@ -321,6 +322,58 @@ static int refuse_recovery(const char *station, const char *path, bool missing,
 	return -ESTALE;
 }
 
+/* Of one overlay that is not there: the look for others and its making. */
+static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
+
+/* Overlays of the export, in use or not. */
+static unsigned int count_overlays(const struct station_export *x)
+{
+	char *first = station_path(x->dir, x->name, "", STATION_OVERLAY);
+	const size_t end = strlen(STATION_OVERLAY);
+	DIR *dir = first ? opendir(x->dir) : NULL;
+	unsigned int n = 0;
+	struct dirent *d;
+	const char *name;
+	size_t begin;
+
+	/* No folder: whoever makes a file in it will say so. */
+	if (dir) {
+		name = strrchr(first, '/') + 1;
+		begin = strlen(name) - end;
+		while ((d = readdir(dir))) {
+			size_t len = strlen(d->d_name);
+
+			n += len > begin + end &&
+			     !strncmp(d->d_name, name, begin) &&
+			     !strcmp(d->d_name + len - end, STATION_OVERLAY);
+		}
+		closedir(dir);
+	}
+	free(first);
+	return n;
+}
+
+/* One that is @new, or that takes the place of what is there. */
+static int create(const struct station_export *x, const char *path,
+		  const struct overlay_info *info, bool new, char *why,
+		  size_t why_size)
+{
+	int err;
+
+	if (!new || !x->count)
+		return overlay_create(path, info, why, why_size);
+	pthread_mutex_lock(&making);
+	if (count_overlays(x) < x->count) {
+		err = overlay_create(path, info, why, why_size);
+	} else {
+		err = -EDQUOT;
+		snprintf(why, why_size, "the export has as many overlays as it may have (overlay_count = %u), so no other station gets one; drop those of stations that are gone (nbd-server overlays list, drop), or allow more",
+			 x->count);
+	}
+	pthread_mutex_unlock(&making);
+	return err;
+}
+
 /*
  * Make what has to be there before it can be opened. @created: it is empty, and
  * was not there before.
@@ -332,6 +385,7 @@ static int prepare(const struct station_export *x, const struct station_client *
 {
 	struct overlay_info info;
 	int err = overlay_inspect(path, false, &info, why, why_size), fd;
+	const bool new = err == -ENOENT;
 
 	*created = false;
 	if (err && err != -ENOENT)
@@ -357,7 +411,7 @@ static int prepare(const struct station_export *x, const struct station_client *
 	if (!err)
 		log_msg(LOG_INFO, "export \"%s\", station %s: starts anew, its overlay is empty",
 			x->name, station);
-	err = overlay_create(path, &info, why, why_size);
+	err = create(x, path, &info, new, why, why_size);
 	*created = !err;
 	if (fd >= 0)
 		close(fd);

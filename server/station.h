@@ -20,6 +20,7 @@ struct station_export {
 	enum overlay_kind kind;
 	const char *dir;	/* of overlays; NULL without */
 	uint64_t max;		/* bytes an overlay may take; 0: any */
+	unsigned int count;	/* overlays there may be; 0: any number */
 	const char *rules;	/* file of stations, or NULL */
 	const char *pins;	/* directory of pins, or NULL */
 	struct image_spec image;

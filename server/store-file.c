@@ -182,56 +182,61 @@ static int file_flush(struct store *s)
 	return atomic_load(&f->sync_lost) ? -EIO : 0;
 }
 
-/*
- * A durable write failed with @err: in its sync? That is lost then, whatever the
- * error was (ENOSPC and EDQUOT may be those of a page written long before).
- */
-static bool failed_in_sync(struct file *f, int err, const void *buf,
-			   uint32_t len, uint64_t off)
+static int write_all(struct file *f, const uint8_t *p, uint32_t len,
+		     uint64_t off)
 {
-	ssize_t n;
+	while (len) {
+		ssize_t n = pwrite(f->fd, p, len, (off_t)off);
 
-	if (err == -EIO)
-		return true;
-	do
-		n = pwrite(f->fd, buf, len, (off_t)off);
-	while (n < 0 && errno == EINTR);
-	return n >= 0;
+		if (n < 0 && errno == EINTR)
+			continue;
+		if (n <= 0)
+			return n ? -errno : -EIO;
+		p += n;
+		off += (uint64_t)n;
+		len -= (uint32_t)n;
+	}
+	return 0;
+}
+
+/*
+ * @len bytes that were written, once more and to stay. So an error is one of the
+ * sync, whichever it is: ENOSPC and EDQUOT may be those of a page written long
+ * before, on a disk that has had no room for anything since.
+ */
+static int write_durable(struct file *f, const uint8_t *p, uint32_t len,
+			 uint64_t off)
+{
+	while (len) {
+		ssize_t n = os_pwrite_durable(f->fd, p, len, off);
+
+		if (n == -EINTR)
+			continue;
+		if (n == -EOPNOTSUPP || n == -ENOSYS)
+			return file_flush(&f->store);
+		if (n <= 0) {
+			sync_failed(f, n ? (int)-n : EIO);
+			return n ? (int)n : -EIO;
+		}
+		p += n;
+		off += (uint64_t)n;
+		len -= (uint32_t)n;
+	}
+	/* What another one's sync was told meanwhile, this one was not. */
+	return atomic_load(&f->sync_lost) ? -EIO : 0;
 }
 
 static int file_write(struct store *s, const void *buf, uint32_t len,
 		      uint64_t off, bool fua)
 {
 	struct file *f = file_of(s);
-	const uint8_t *p = buf;
+	int err = write_all(f, buf, len, off);
 
-	while (len) {
-		ssize_t n;
-
-		if (fua && !atomic_load(&f->sync_lost)) {
-			n = os_pwrite_durable(f->fd, p, len, off);
-			if (n == -EOPNOTSUPP || n == -ENOSYS) {
-				int err = file_write(s, p, len, off, false);
-
-				return err ? err : file_flush(s);
-			}
-		} else {
-			n = pwrite(f->fd, p, len, (off_t)off);
-			if (n < 0)
-				n = -errno;
-		}
-		if (n == -EINTR)
-			continue;
-		if (n < 0 && fua && !atomic_load(&f->sync_lost) &&
-		    failed_in_sync(f, (int)n, p, len, off))
-			sync_failed(f, (int)-n);
-		if (n <= 0)
-			return n ? (int)n : -EIO;
-		p += n;
-		off += (uint64_t)n;
-		len -= (uint32_t)n;
-	}
-	return fua && atomic_load(&f->sync_lost) ? -EIO : 0;
+	if (err || !fua)
+		return err;
+	if (atomic_load(&f->sync_lost))
+		return -EIO;
+	return write_durable(f, buf, len, off);
 }
 
 static int write_zeroes(struct store *s, uint64_t off, uint64_t len)

@@ -313,6 +313,7 @@ static int write_durable(struct overlay *o, const uint8_t *p, uint64_t len,
 {
 	unsigned int state;
 	bool settled;
+	int err;
 
 	/* Not while a block has become DATA and its page is not marked yet. */
 	pthread_mutex_lock(&o->map.lock);
@@ -321,6 +322,10 @@ static int write_durable(struct overlay *o, const uint8_t *p, uint64_t len,
 	pthread_mutex_unlock(&o->map.lock);
 	if (!settled)
 		return -EAGAIN;
+	/* First without: an error of the second time is the sync's then. */
+	err = overlay_pwrite(o->fd, p, len, o->data_at + off);
+	if (err)
+		return err;
 	while (len) {
 		ssize_t n = os_pwrite_durable(o->fd, p, len, o->data_at + off);
 
@@ -328,12 +333,11 @@ static int write_durable(struct overlay *o, const uint8_t *p, uint64_t len,
 			continue;
 		if (n == -EOPNOTSUPP || n == -ENOSYS)
 			return -EAGAIN;
-		/* Without the sync it works: then that failed, and says it once. */
-		if (n == -EIO ||
-		    (n < 0 && !overlay_pwrite(o->fd, p, len, o->data_at + off)))
-			sync_failed(o, (int)n);
-		if (n <= 0)
-			return n ? (int)n : -EIO;
+		if (n <= 0) {
+			err = n ? (int)n : -EIO;
+			sync_failed(o, err);
+			return err;
+		}
 		p += n;
 		off += (uint64_t)n;
 		len -= (uint64_t)n;

@@ -211,6 +211,15 @@ static void change_file(struct translog *t)
 	pthread_mutex_lock(&t->lock);
 }
 
+/* Under the lock, which it lets go meanwhile: loops wait for it. */
+static void say_missing(struct translog *t)
+{
+	pthread_mutex_unlock(&t->lock);
+	log_msg(LOG_WARNING, "transaction log %s: its disk is slower than the clients; headers are missing in it",
+		t->path);
+	pthread_mutex_lock(&t->lock);
+}
+
 static void *write_log(void *arg)
 {
 	struct translog *t = arg;
@@ -227,10 +236,10 @@ static void *write_log(void *arg)
 			continue;
 		gather(t);
 		write_out(t);
-		if (t->lost && !told)
-			log_msg(LOG_WARNING, "transaction log %s: its disk is slower than the clients; headers are missing in it",
-				t->path);
-		told = t->lost;
+		if (t->lost && !told) {
+			told = true;
+			say_missing(t);
+		}
 	}
 	pthread_mutex_unlock(&t->lock);
 	return NULL;

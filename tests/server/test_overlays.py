@@ -10,7 +10,7 @@ import pytest
 
 from harness import wire
 from harness.server import ServerError
-from raw import MIB, Raw, go_data
+from raw import MIB, Raw, go_data, option
 from session import Refused, Station
 
 FUA = wire.NBD_CMD_FLAG_FUA
@@ -200,6 +200,49 @@ def test_limit_is_the_writers_own(lab, content):
         assert a.write(MIB, b"a") == 0 and a.write(2 * MIB, b"a") == wire.NBD_ENOSPC
         assert a.flush() == b.flush() == 0
     server.wait_log('station a: its overlay is full (overlay_max = 1 MiB)')
+
+
+def test_number_of_overlays(lab, tmp_path):
+    """Names cost nothing: where there is an end to them a new one is refused, those
+    that are there have theirs, and a dropped one makes room."""
+    more = f"[lab2]\nexportname = {tmp_path}/image\noverlay = keep\n[lab@a]\nexportname = {tmp_path}/image\noverlay = keep\n"
+    server = lab("overlay = fresh\noverlay_count = 2\n", more=more)
+    # Of other exports, in the same folder.
+    for name in ("lab2/a", "lab2/b", "lab@a/c"):
+        Station(server, name).close()
+    with Station(server, "lab/a") as a, Station(server, "lab/b"):
+        assert a.write(0, b"a" * BLOCK) == 0 and a.flush() == 0
+        with pytest.raises(Refused, match=r'has as many overlays as it may have \(overlay_count = 2\).*overlays list, drop'):
+            Station(server, "lab/c")
+        with Station(server, "lab2/c") as other:
+            assert other.write(0, b"c") == 0
+    # In use or not; who comes back, for another boot too, takes no other's place.
+    with pytest.raises(Refused, match="overlay_count = 2"):
+        Station(server, "lab/c")
+    with Station(server, "lab/a", boot="another") as a:
+        assert a.write(0, b"b") == 0
+    assert len([name for name in overlays(tmp_path) if name.startswith("lab@")]) == 2
+    server.wait_log('export "lab", station c: the export has as many overlays')
+    (tmp_path / "state/overlays/lab@b.overlay").unlink()
+    with Station(server, "lab/c") as c, pytest.raises(Refused, match="overlay_count = 2"):
+        assert c.write(0, b"c") == 0
+        Station(server, "lab/b")
+
+
+def test_many_names_at_once(lab, tmp_path):
+    """However many come at one time."""
+    server = lab("overlay = keep\noverlay_count = 5\n", generic="max_threads = 64\n")
+    clients = []
+    for n in range(20):
+        c = Raw(server)
+        c.hello().send(option(wire.NBD_OPT_GO, go_data(b"lab/%d" % n)))
+        clients.append(c)
+    answers = [c.option_replies(wire.NBD_OPT_GO)[-1][0] for c in clients]
+    assert answers.count(wire.NBD_REP_ACK) == 5
+    assert answers.count(wire.NBD_REP_ERR_POLICY) == 15
+    assert len(overlays(tmp_path)) == 5
+    for c in clients:
+        c.reset()
 
 
 def test_limit_counts_what_was_there_before(lab):

@@ -118,6 +118,22 @@ static void in_vain_by_little(void **state)
 	waking = 30 * US;
 }
 
+/* A thread that all others wait for must not look: they would not get to run. */
+static void one_that_comes_first_never_looks(void **state)
+{
+	struct events w = { 0 };
+	unsigned int i;
+
+	(void)state;
+	short_pauses(&w, 10);
+	atomic_store(&w.sleeps, true);
+	for (i = 0; i < 50; i++) {
+		assert_int_equal(wait_for(&w, 20 * US), 1);
+		assert_int_equal(looks, 0);
+		assert_int_equal(sleeps, 1);
+	}
+}
+
 static void long_pauses_never_make_it_look(void **state)
 {
 	struct events w = { 0 };
@@ -163,6 +179,7 @@ int main(void)
 		cmocka_unit_test(looks_after_short_pauses),
 		cmocka_unit_test(sleeps_once_it_was_in_vain),
 		cmocka_unit_test(in_vain_by_little),
+		cmocka_unit_test(one_that_comes_first_never_looks),
 		cmocka_unit_test(long_pauses_never_make_it_look),
 		cmocka_unit_test(no_event_at_all),
 		cmocka_unit_test(no_patience),

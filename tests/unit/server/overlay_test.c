@@ -24,6 +24,7 @@
  * write and of a hole; 0: it works.
  */
 static int map_error, data_error, sync_error, durable_error, punch_error;
+static bool stays_full;		/* from the next durable write on */
 static struct store *loses;	/* during the next durable write */
 
 int __real_overlay_pwrite(int fd, const void *buf, size_t len, uint64_t off);
@@ -53,6 +54,8 @@ ssize_t __wrap_os_pwrite_durable(int fd, const void *buf, size_t len,
 		assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
 		durable_error = 0;
 	}
+	if (stays_full)
+		data_error = durable_error;
 	if (durable_error)
 		return durable_error;
 	return pwrite(fd, buf, len, (off_t)off);
@@ -183,6 +186,24 @@ static void full_disk_in_a_sync(void **state)
 		assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
 		s->ops->close(s);
 	}
+}
+
+/* And nothing can be written any more: that does not make it another error. */
+static void full_disk_from_a_sync_on(void **state)
+{
+	struct store *s = make_and_open();
+
+	(void)state;
+	assert_int_equal(s->ops->write(s, "w", 1, 0, false), 0);
+	assert_int_equal(s->ops->flush(s), 0);
+	stays_full = true;
+	durable_error = -ENOSPC;
+	assert_int_equal(s->ops->write(s, "x", 1, 0, true), -ENOSPC);
+	stays_full = false;
+	durable_error = data_error = 0;
+	assert_int_equal(s->ops->flush(s), -EIO);
+	assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
+	s->ops->close(s);
 }
 
 /* It never came to a sync, so nothing is lost. */
@@ -368,6 +389,7 @@ int main(void)
 		cmocka_unit_test(full_for_a_moment),
 		cmocka_unit_test(failed_sync_is_told_for_ever),
 		cmocka_unit_test(full_disk_in_a_sync),
+		cmocka_unit_test(full_disk_from_a_sync_on),
 		cmocka_unit_test(full_disk_in_a_write),
 		cmocka_unit_test(lost_during_a_durable_write),
 		cmocka_unit_test(zero_fast),

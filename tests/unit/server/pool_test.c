@@ -22,7 +22,10 @@ static atomic_int held;
 static atomic_uint calls, flushes;
 static atomic_int outcome;
 static _Atomic(u64) longest, end;
-static struct conn conn;
+static struct conn conn, modest;
+/* Where the reads of ->modest begin. */
+#define MODEST	(1ULL << 40)
+static atomic_bool modest_one_read;
 
 static void wait_for(sem_t *s, const char *what)
 {
@@ -89,7 +92,9 @@ static int disk_read(struct store *s, void *buf, uint32_t len, uint64_t off)
 	(void)s;
 	(void)buf;
 	(void)len;
-	(void)off;
+	if (off == MODEST)
+		atomic_store(&modest_one_read, true);
+	hold(NBD_CMD_READ);
 	return 0;
 }
 
@@ -167,7 +172,8 @@ static int start(void **state)
 	atomic_store(&longest, 0);
 	atomic_store(&end, 0);
 	atomic_store(&conn.gone, false);
-	conn.store = &store;
+	conn.store = modest.store = &store;
+	atomic_store(&modest_one_read, false);
 	return !pool_start(WORKERS, take_back);
 }
 
@@ -181,19 +187,25 @@ static int stop(void **state)
 	return 0;
 }
 
-static void submit(u16 type, u64 offset, u64 length, u16 flags)
+static void submit_of(struct conn *c, u16 type, u64 offset, u64 length,
+		      u16 flags)
 {
 	const struct nbd_request r = {
 		.type = type, .offset = offset, .length = length,
 		.flags = flags,
 	};
 	struct job_list l;
-	struct job *j = job_new(&conn, NULL, &r, 16);
+	struct job *j = job_new(c, NULL, &r, 16);
 
 	assert_non_null(j);
 	job_list_init(&l);
 	job_list_add(&l, j);
 	pool_submit(&l);
+}
+
+static void submit(u16 type, u64 offset, u64 length, u16 flags)
+{
+	submit_of(&conn, type, offset, length, flags);
 }
 
 static void others_are_served(const char *meanwhile)
@@ -278,6 +290,29 @@ static void long_ones(void **state)
 	assert_int_equal(atomic_load(&calls), 3 * WORKERS * 4);
 }
 
+/* Many reads of one connection; another's few do not wait for all of them. */
+static void deep_reader(void **state)
+{
+	int i;
+
+	(void)state;
+	atomic_store(&held, NBD_CMD_READ);
+	for (i = 0; i < WORKERS + 100; i++)
+		submit(NBD_CMD_READ, 0, 1, 0);
+	for (i = 0; i < WORKERS; i++)
+		wait_for(&begun, "not every worker reads");
+	submit_of(&modest, NBD_CMD_READ, MODEST, 1, 0);
+	/* One that came before may be taken before. */
+	let_go(2);
+	for (i = 0; i < 2; i++)
+		wait_for(&begun, "no further read");
+	assert_true(atomic_load(&modest_one_read));
+	atomic_store(&held, -1);
+	let_go(1000);
+	for (i = 0; i < WORKERS + 101; i++)
+		wait_for(&done, "reads without an answer");
+}
+
 static void their_answer(void **state)
 {
 	(void)state;
@@ -321,6 +356,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(flushes_in_groups, start, stop),
 		cmocka_unit_test_setup_teardown(slow_programs, start, stop),
 		cmocka_unit_test_setup_teardown(long_ones, start, stop),
+		cmocka_unit_test_setup_teardown(deep_reader, start, stop),
 		cmocka_unit_test_setup_teardown(their_answer, start, stop),
 	};
 

@@ -23,6 +23,7 @@ static struct {
 	unsigned int punches, zero_ranges, durables;
 	ssize_t short_now;
 	bool residency_is_a_lie, device;
+	bool stays_full;	/* from the next durable write on */
 	struct store *loses;	/* during the next fdatasync */
 } os;
 
@@ -38,6 +39,8 @@ ssize_t os_pread_now(int fd, void *buf, size_t len, uint64_t off)
 ssize_t os_pwrite_durable(int fd, const void *buf, size_t len, uint64_t off)
 {
 	os.durables++;
+	if (os.stays_full)
+		os.write = ENOSPC;
 	if (os.durable)
 		return os.durable;
 	/* Never more than 1000 bytes: short writes go on. */
@@ -324,6 +327,23 @@ static void full_disk_in_a_sync(void **state)
 	}
 }
 
+/* And nothing can be written any more: that does not make it another error. */
+static void full_disk_from_a_sync_on(void **state)
+{
+	struct store *s = open_file(false);
+
+	(void)state;
+	os.stays_full = true;
+	os.durable = -ENOSPC;
+	assert_int_equal(s->ops->write(s, "x", 1, 9, true), -ENOSPC);
+	assert_int_equal(s->ops->flush(s), -EIO);
+	os.durable = os.write = 0;
+	os.stays_full = false;
+	assert_int_equal(s->ops->flush(s), -EIO);
+	assert_int_equal(s->ops->write(s, "x", 1, 9, true), -EIO);
+	s->ops->close(s);
+}
+
 /* It never came to a sync, so nothing is lost. */
 static void full_disk_in_a_write(void **state)
 {
@@ -445,6 +465,7 @@ int main(void)
 		cmocka_unit_test(durable_writes),
 		cmocka_unit_test(lost_sync_is_not_forgotten),
 		cmocka_unit_test(full_disk_in_a_sync),
+		cmocka_unit_test(full_disk_from_a_sync_on),
 		cmocka_unit_test(full_disk_in_a_write),
 		cmocka_unit_test(lost_during_a_flush),
 		cmocka_unit_test(failed_sync_is_told_for_ever),

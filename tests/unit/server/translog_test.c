@@ -23,23 +23,27 @@
 static enum { GOOD, SLOW, FULL } disk;
 static sem_t begun, go_on;
 static unsigned int lines;
-/* The next close waits for go_on, but not for ever. */
-static atomic_bool slow_close, nobody_came;
+/* The next close, or line of the log, waits for go_on, but not for ever. */
+static atomic_bool slow_close, slow_line, nobody_came;
 
 int __real_close(int fd);
 int __wrap_close(int fd);
 
-int __wrap_close(int fd)
+static void take_long(void)
 {
 	struct timespec until;
 
-	if (atomic_exchange(&slow_close, false)) {
-		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_sec += 5;
-		sem_post(&begun);
-		if (sem_timedwait(&go_on, &until))
-			atomic_store(&nobody_came, true);
-	}
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec += 5;
+	sem_post(&begun);
+	if (sem_timedwait(&go_on, &until))
+		atomic_store(&nobody_came, true);
+}
+
+int __wrap_close(int fd)
+{
+	if (atomic_exchange(&slow_close, false))
+		take_long();
 	return __real_close(fd);
 }
 
@@ -50,6 +54,8 @@ ssize_t __wrap_write(int fd, const void *p, size_t len)
 {
 	if (fd == STDERR_FILENO) {
 		/* What it logs is counted, not shown. */
+		if (atomic_exchange(&slow_line, false))
+			take_long();
 		lines++;
 		return (ssize_t)len;
 	}
@@ -184,6 +190,32 @@ static void slow_end_of_the_old_file(void **state)
 	unlink(path);
 }
 
+/* Standard error is a pipe that somebody reads now and then. */
+static void slow_to_say_it(void **state)
+{
+	const struct nbd_request r = { .cookie = 1 };
+	struct translog *t;
+	unsigned int i;
+
+	(void)state;
+	t = open_log();
+	disk = SLOW;
+	translog_request(t, &r);
+	sem_wait(&begun);
+	for (i = 1; i < MANY; i++)
+		translog_request(t, &r);
+	atomic_store(&slow_line, true);
+	sem_post(&go_on);
+	sem_wait(&begun);
+	/* By an event loop, which must not wait for it. */
+	translog_request(t, &r);
+	sem_post(&go_on);
+	translog_put(t);
+	assert_false(atomic_load(&nobody_came));
+	assert_int_equal(lines, 2);
+	unlink(path);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -191,6 +223,7 @@ int main(void)
 		cmocka_unit_test(full_disk),
 		cmocka_unit_test(shared),
 		cmocka_unit_test(slow_end_of_the_old_file),
+		cmocka_unit_test(slow_to_say_it),
 	};
 
 	sem_init(&begun, 0, 0);
