@@ -249,6 +249,7 @@ struct nb_device {
 	unsigned long fill_at;		/* next try to make a missing connection */
 	unsigned int fill_fails;	/* in a row */
 	unsigned long hold_until;
+	u64 live_replies;		/* nb_conn.rx_replies of all, at live_at */
 	struct nbd_nego *nego;
 	struct nbd_export export;
 	struct nbd_session session;
@@ -408,6 +409,7 @@ void nb_adopt(struct nb_device *dev);
 /* turns.c: which server next, and when. Control work. */
 void nb_turns_reset(struct nb_device *dev);
 void nb_turns_begin(struct nb_device *dev, int err);
+void nb_turns_end(struct nb_device *dev);
 void nb_turn_failed(struct nb_device *dev, int err);
 unsigned long nb_turn(struct nb_device *dev);
 

@@ -381,7 +381,7 @@ static void nb_go_live(struct nb_device *dev)
 {
 	enum nb_state before = dev->state;
 
-	dev->live_at = jiffies;
+	nb_turns_end(dev);
 	dev->fill_at = jiffies;
 	dev->fill_fails = 0;
 	clear_bit(NB_HOLD, &dev->flags);

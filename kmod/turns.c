@@ -10,10 +10,14 @@
  *	(or there is no route to it)			anything, and a
  *							restarted server is
  *							to be found at once
+ *	it ends a connection that	the same, be it the tenth time: it was
+ *	lived less than 5 s		restarted, or crashes, but in between
+ *	(NB_STABLE), but on which it	somebody got on with his work
+ *	had answered requests
  *	it does not answer, or does	0.1, 0.2, 0.4 .. 10 s, with jitter:
  *	not do what we need, or its	a lab full of stations lost it
  *	connection lives less than	at the same moment
- *	5 s (NB_STABLE)
+ *	5 s for any other reason
  *
  * A link that comes up and a machine that resumes make it every server's turn.
  *
@@ -25,7 +29,8 @@
 
 #include "nb.h"
 
-#define NB_BACKOFF_MAX	10000U	/* ms */
+#define NB_BACKOFF_MAX	10000U	/* ms, both */
+#define NB_SOON		500U
 
 /* It is everybody's turn, as if nothing had ever gone wrong. */
 void nb_turns_reset(struct nb_device *dev)
@@ -38,22 +43,57 @@ void nb_turns_reset(struct nb_device *dev)
 	}
 }
 
+/* The next turn of the server in use, or tried: in @ms to @ms + @span. */
+static void nb_turn_in(struct nb_device *dev, u32 ms, u32 span)
+{
+	dev->turns[dev->server].at = jiffies +
+		msecs_to_jiffies(ms + get_random_u32_below(span + 1));
+}
+
+/* It is to be back soon. */
+static void nb_turn_soon(struct nb_device *dev)
+{
+	nb_turn_in(dev, NB_SOON / 2, NB_SOON / 2);
+}
+
 /* The server in use, or tried, did not do, for the reason @err. */
 void nb_turn_failed(struct nb_device *dev, int err)
 {
 	struct nb_turn *turn = &dev->turns[dev->server];
-	u32 ms, span;
+	u32 ms;
 
 	if (err == -ECONNREFUSED || err == -ENETUNREACH) {
-		ms = 250;
-		span = 250;
-	} else {
-		ms = min(100U << min(turn->failures, 7U), NB_BACKOFF_MAX);
-		span = ms / 4;
-		ms -= span;
-		turn->failures++;
+		nb_turn_soon(dev);
+		return;
 	}
-	turn->at = jiffies + msecs_to_jiffies(ms + get_random_u32_below(span + 1));
+	ms = min(100U << min(turn->failures, 7U), NB_BACKOFF_MAX);
+	turn->failures++;
+	nb_turn_in(dev, ms - ms / 4, ms / 4);
+}
+
+/* Replies that all connections ever brought. None of them is live. */
+static u64 nb_replies(const struct nb_device *dev)
+{
+	u64 replies = 0;
+	unsigned int i;
+
+	for (i = 0; i < dev->nr_queues; i++)
+		replies += dev->conns[i].rx_replies;
+	return replies;
+}
+
+/* The first connection is about to go live. */
+void nb_turns_end(struct nb_device *dev)
+{
+	dev->live_at = jiffies;
+	dev->live_replies = nb_replies(dev);
+}
+
+/* Did the server end it, after it had answered something? */
+static bool nb_served(const struct nb_device *dev, int err)
+{
+	return (err == -ECONNRESET || err == -EPIPE || err == -ESHUTDOWN) &&
+	       nb_replies(dev) != dev->live_replies;
 }
 
 /*
@@ -64,14 +104,17 @@ void nb_turn_failed(struct nb_device *dev, int err)
 void nb_turns_begin(struct nb_device *dev, int err)
 {
 	bool stable = time_after(jiffies, dev->live_at + NB_STABLE);
+	bool served = nb_served(dev, err);
 	unsigned int i;
 
 	for (i = 0; i < dev->cfg.nr_servers; i++)
 		if (i != dev->server || stable)
 			dev->turns[i].at = jiffies;
-	if (stable)
+	if (stable || served)
 		dev->turns[dev->server].failures = 0;
-	if (!stable || (err == -ETIMEDOUT && dev->cfg.nr_servers > 1))
+	if (!stable && served)
+		nb_turn_soon(dev);
+	else if (!stable || (err == -ETIMEDOUT && dev->cfg.nr_servers > 1))
 		nb_turn_failed(dev, err);
 }
 

@@ -168,6 +168,32 @@ def test_many_at_once_all_come_right(rig, server):
     assert "DIFFERS" not in said
 
 
+def test_tags_run_out_amid_a_batch(rig, server):
+    """A scheduler's requests come one by one, and the driver is told which is the last
+    one of a batch; unless there is no tag for that: then it is told so by commit_rqs.
+    Write-back makes batches of 32, the first ten writes put them out of step, and
+    nothing is answered: all for which there are tags must arrive nevertheless."""
+    held = []
+    server.hook = lambda conn, req: req.type == wire.NBD_CMD_WRITE and held.append((conn, req)) is None
+    rig.attach(server, more="conns=1")
+    rig.run("dd if=/dev/urandom of=/tmp/p bs=4k count=200 2>/dev/null; exec 5</dev/nb0; cd /sys/block/nb0/queue; "
+            "echo mq-deadline >scheduler; echo 0 >wbt_lat_usec; cd /", check=False)
+    for first, last, arrive in (0, 9, 10), (10, 199, 128):
+        rig.run(f"for i in $(seq {first} {last}); do dd if=/tmp/p of=/dev/nb0 bs=4k count=1 skip=$i "
+                "seek=$((2*i)) conv=notrunc || break; done 2>/dev/null")
+        rig.send("fsync /dev/nb0 &\n")
+        end = time.monotonic() + 20
+        while len(held) < arrive and time.monotonic() < end:
+            time.sleep(0.1)
+        assert len(held) == arrive
+    server.hook = None
+    for conn, req in held:
+        conn.carry_out(req)
+    rig.run("wait; exec 5<&-")
+    rig.run("for i in $(seq 0 199); do dd if=/dev/nb0 bs=4k count=1 skip=$((2*i)) 2>/dev/null; done | cmp - /tmp/p")
+    assert rig.sysfs("reconnects") == "0" and "mq-deadline" in rig.run("cat /sys/block/nb0/queue/scheduler")
+
+
 @pytest.mark.parametrize("error, says", [
     (wire.NBD_EIO, "NBD_EIO"), (wire.NBD_EPERM, "NBD_EPERM"), (wire.NBD_ENOSPC, "NBD_ENOSPC"),
     (0xdeadbeef, "unknown"),
