@@ -243,7 +243,7 @@ static bool nb_may_wait(const struct nb_conn *conn)
 {
 	const struct tcp_sock *tp = tcp_sk(conn->sock->sk);
 	u64 unanswered = conn->tx_requests - conn->tx_orphans -
-			 READ_ONCE(conn->rx_replies);
+			 conn->rx_replies;
 	unsigned int company = READ_ONCE(nb_company);
 
 	return company && unanswered > company && !conn->tx_held &&
