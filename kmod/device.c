@@ -130,8 +130,16 @@ int nb_disk_create(struct nb_device *dev)
 	dev->tag_set.numa_node = NUMA_NO_NODE;
 	dev->tag_set.cmd_size = sizeof(struct nb_cmd);
 	dev->tag_set.timeout = NB_REQUEST_TIMEOUT;
-	/* Sending takes the socket lock, hence BLOCKING. */
-	dev->tag_set.flags = BLK_MQ_F_BLOCKING | BLK_MQ_F_NO_SCHED_BY_DEFAULT;
+	/*
+	 * Sending takes the socket lock, hence BLOCKING. Replies come by the
+	 * network, whichever CPU a request was submitted on, hence STACKING:
+	 * else a CPU that goes offline, as all but one do when the machine is
+	 * suspended, waits in blk_mq_hctx_notify_offline() for the requests of
+	 * its queue. While no server answers, or once the network card is
+	 * suspended, that is for ever, under the lock of CPU hotplug.
+	 */
+	dev->tag_set.flags = BLK_MQ_F_BLOCKING | BLK_MQ_F_STACKING |
+			     BLK_MQ_F_NO_SCHED_BY_DEFAULT;
 	dev->tag_set.driver_data = dev;
 	err = blk_mq_alloc_tag_set(&dev->tag_set);
 	if (err)

@@ -8,6 +8,13 @@
  * flushed and the servers are told goodbye; each step has its time, and a
  * server that does not answer cannot hold the machine up.
  *
+ * Nothing is to be done before the machine is suspended. Requests that wait
+ * then, for a server or for its answer, go on when it resumes, whether they were
+ * lost before or while it went to sleep: no CPU waits for them (STACKING in
+ * device.c). Only who waits for them himself, beyond any signal, cannot be
+ * frozen; the kernel says who, gives up after 20 s, and stays awake. (And
+ * before that it syncs, which takes as long as the server is away.)
+ *
  * Context of all notifiers: process, may sleep. Those of the network hold
  * RTNL, and take nb_devices_lock under it, never the other way round.
  */

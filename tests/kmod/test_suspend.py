@@ -20,6 +20,13 @@ def asleep(rig):
     return rig.qmp("query-status")["status"] == "suspended"
 
 
+def wait_asleep(rig):
+    end = time.monotonic() + 60
+    while not asleep(rig):
+        assert time.monotonic() < end, rig.console_tail()
+        time.sleep(0.2)
+
+
 def sleep_until_woken(rig, meanwhile):
     """Suspend with a reader and a writer at work; call meanwhile(); wake."""
     rig.run("rm -f /tmp/stop /tmp/bad; echo deep >/sys/power/mem_sleep")
@@ -27,10 +34,7 @@ def sleep_until_woken(rig, meanwhile):
              "dd if=/tmp/w of=/dev/nb0 bs=4k count=16 seek=1024 oflag=direct conv=fsync || echo bad >/tmp/bad; done) "
              "2>/dev/null &\n")
     rig.send("sleep 1; echo mem >/sys/power/state; echo AW''AKE\n")
-    end = time.monotonic() + 60
-    while not asleep(rig):
-        assert time.monotonic() < end, rig.console_tail()
-        time.sleep(0.2)
+    wait_asleep(rig)
     meanwhile()
     rig.qmp("system_wakeup")
     rig.expect("AWAKE", 240)      # a debug kernel spends two minutes on its ACPI tables
@@ -58,3 +62,77 @@ def test_it_goes_on_when_it_wakes(rig, server, server_is):
             assert rig.sysfs("server") == at(second)
         read_all(rig, server)
         assert "i/o error" not in rig.dmesg().lower()
+
+
+def leave_a_request(rig):
+    """A READ from processor 1 that waits, while nobody waits for it: who asked is gone.
+    (The device stays open, or its last close would wait.)"""
+    rig.run("exec 5</dev/nb0; taskset 2 dd if=/dev/nb0 of=/dev/null bs=4k count=1 skip=1000 2>/dev/null & sleep 1; "
+            "grep -q 'State:.D' /proc/$!/status && kill -9 $! && ! wait $!")
+
+
+def silence(server, how):
+    """No READ is answered any more."""
+    server.held = []
+    if how == "gone":
+        server.die()
+    else:
+        server.hook = lambda conn, req: server.held.append((conn, req)) is None
+
+
+def speak_again(server, how):
+    server.hook = None
+    if how == "gone":
+        server.listen()
+    for conn, req in server.held:
+        conn.carry_out(req)
+
+
+def all_answered(rig, server):
+    rig.wait_state("live")
+    rig.run("exec 5<&-")        # waits for the page that was to be read
+    read_all(rig, server)
+    assert "i/o error" not in rig.dmesg().lower()
+
+
+@pytest.mark.parametrize("server_is", ["gone", "slow"])
+def test_a_processor_goes_while_requests_wait(rig, server, server_is):
+    """Those that came from it do not keep it, nor does it take them along."""
+    fill(server)
+    rig.attach(server)
+    silence(server, server_is)
+    leave_a_request(rig)
+    rig.run("echo 0 >/sys/devices/system/cpu/cpu1/online")
+    speak_again(server, server_is)
+    all_answered(rig, server)
+    rig.run("echo 1 >/sys/devices/system/cpu/cpu1/online")
+
+
+@pytest.mark.parametrize("server_is", ["gone", "slow"])
+def test_it_sleeps_while_requests_wait(rig, server, server_is):
+    """With nobody there to answer them: it does not hang where nothing can be done."""
+    fill(server)
+    rig.attach(server)
+    silence(server, server_is)
+    leave_a_request(rig)
+    rig.send("echo deep >/sys/power/mem_sleep; echo mem >/sys/power/state; echo AW''AKE\n")
+    wait_asleep(rig)
+    rig.qmp("system_wakeup")
+    rig.expect("AWAKE", 240)
+    speak_again(server, server_is)
+    all_answered(rig, server)
+
+
+@pytest.mark.long
+def test_who_waits_for_the_server_keeps_it_awake(rig, server):
+    """The kernel gives up after 20 seconds, and all goes on when the server is back."""
+    fill(server)
+    rig.attach(server)
+    server.die()
+    rig.send("dd if=/dev/nb0 bs=64k of=/tmp/r count=1 iflag=direct 2>/dev/null &\n")
+    said, status = rig.run("echo mem >/sys/power/state", check=False)
+    assert status and "busy" in said
+    server.listen()
+    rig.run("wait")
+    read_all(rig, server)
+    rig.run("dmesg -c | grep -q 'refusing to freeze'")
