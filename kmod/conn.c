@@ -409,6 +409,7 @@ int nb_conn_init(struct nb_conn *conn, struct nb_device *dev,
 	conn->dev = dev;
 	conn->index = index;
 	INIT_WORK(&conn->io_work, nb_conn_io_work);
+	INIT_DELAYED_WORK(&conn->push_work, nb_conn_push_work);
 	init_llist_head(&conn->submitted);
 	mutex_init(&conn->send_mutex);
 	BUILD_BUG_ON(NB_TX_HEADS * NBD_REQUEST_SIZE > PAGE_SIZE);
@@ -563,6 +564,7 @@ static void nb_conn_silence(struct nb_conn *conn)
 	nb_restore_callbacks(conn);
 	WRITE_ONCE(conn->live, false);
 	cancel_work_sync(&conn->io_work);
+	cancel_delayed_work_sync(&conn->push_work);
 }
 
 /*
@@ -639,6 +641,7 @@ void nb_conn_stop(struct nb_conn *conn, bool goodbye)
 	conn->tx_cmd = NULL;
 	conn->tx_bio = NULL;
 	conn->tx_busy = false;
+	conn->tx_orphans = conn->tx_requests - conn->rx_replies;
 	memset(conn->inflight, 0,
 	       conn->dev->nr_slots * sizeof(*conn->inflight));
 }

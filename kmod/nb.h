@@ -51,6 +51,7 @@ struct sock;
 #define NB_DEPTH		128	/* requests in flight, per queue */
 #define NB_TX_HEADS		64	/* requests sent by one call */
 #define NB_TX_VECS		64	/* segments of them */
+#define NB_COMPANY		8	/* in flight, and one more may wait */
 #define NB_COPY_MAX		(16U << 10)	/* payloads among them, bytes */
 #define NB_LATENCIES		25	/* 1 us .. 8 s and more, by twos */
 #define NB_TEXT			512	/* a sentence for people */
@@ -185,6 +186,8 @@ struct nb_conn {
 	struct nb_cmd *tx_cmd;		/* a write whose payload comes next */
 	struct bio *tx_bio;		/* its bio that is being sent */
 	struct iov_iter tx_data;	/* over tx_bio */
+	struct delayed_work push_work;	/* sends what waits for company */
+	u64 tx_orphans;			/* never answered, of earlier sockets */
 	u64 tx_requests;		/* for people, both */
 	u64 tx_bytes;
 
@@ -359,6 +362,7 @@ int nb_receive(struct nb_conn *conn);
  */
 bool nb_receive_now(struct nb_conn *conn);
 void nb_conn_io_work(struct work_struct *work);
+void nb_conn_push_work(struct work_struct *work);
 
 /*
  * cache.c: what the server acknowledged but may still lose. A request that

@@ -29,6 +29,11 @@ module_param_named(splice_from, nb_splice_from, uint, 0644);
 MODULE_PARM_DESC(splice_from,
 		 "writes of so many bytes or more are sent from their pages, not copied; 0: none (default 16384)");
 
+static unsigned int nb_company = NB_COMPANY;
+module_param_named(company, nb_company, uint, 0644);
+MODULE_PARM_DESC(company,
+		 "requests in flight from which on one more may wait for others to be sent with; 0: never (default 8)");
+
 void nb_submit(struct nb_conn *conn, struct nb_cmd *cmd)
 {
 	llist_add(&cmd->node, &conn->submitted);
@@ -226,6 +231,37 @@ static void nb_sent(struct nb_conn *conn)
 }
 
 /*
+ * May a few requests wait with TCP for more to come? While many are in flight
+ * replies come all the time, and each acknowledges what went before it, at
+ * which TCP sends what has gathered meanwhile: in softirq, and nobody is woken
+ * for it. Not if that would only make them late, on a line whose length is what
+ * they wait for: the round trip must be mostly a queue. What TCP has sent must
+ * be unacknowledged, or nothing would make it send the rest; and when the
+ * server is slow to answer, push_work does. Under the socket lock.
+ */
+static bool nb_may_wait(const struct nb_conn *conn)
+{
+	const struct tcp_sock *tp = tcp_sk(conn->sock->sk);
+	u64 unanswered = conn->tx_requests - conn->tx_orphans -
+			 conn->rx_replies;
+	unsigned int company = READ_ONCE(nb_company);
+
+	return company && unanswered > company && !conn->tx_held &&
+	       tp->packets_out && tp->srtt_us >> 3 > 2 * tcp_min_rtt(tp);
+}
+
+/* What has waited for a moment waits no longer. Takes the socket lock. */
+void nb_conn_push_work(struct work_struct *work)
+{
+	struct nb_conn *conn = container_of(to_delayed_work(work),
+					    struct nb_conn, push_work);
+	const struct tcp_sock *tp = tcp_sk(conn->sock->sk);
+
+	if (READ_ONCE(tp->write_seq) != READ_ONCE(tp->snd_nxt))
+		tcp_sock_set_nodelay(conn->sock->sk);
+}
+
+/*
  * Send what is queued. 0: all is out; -EAGAIN: the socket is full, its
  * callback will start io_work; else the connection is lost (and reported).
  * Context: process, under send_mutex; takes the socket lock.
@@ -242,10 +278,15 @@ int nb_send(struct nb_conn *conn)
 	noreclaim = memalloc_noreclaim_save();
 	lock_sock(sk);
 	while (conn->tx_busy || nb_gather(conn)) {
+		bool more = conn->tx_cmd || nb_more_to_send(conn);
+
 		WRITE_ONCE(conn->tx_busy, true);
-		err = nb_send_iter(conn, &conn->tx_iter,
-				   conn->tx_cmd || nb_more_to_send(conn) ?
-				   MSG_MORE : 0);
+		if (!more && nb_may_wait(conn)) {
+			more = true;
+			queue_delayed_work(conn->dev->io_wq, &conn->push_work,
+					   1);
+		}
+		err = nb_send_iter(conn, &conn->tx_iter, more ? MSG_MORE : 0);
 		if (!err)
 			err = nb_send_data(conn);
 		if (err)
