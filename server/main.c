@@ -53,6 +53,7 @@ struct server {
 	char *config_path;	/* absolute, for the background; NULL: none */
 	char *file;		/* the command line's, absolute; NULL: is already */
 	char *pidfile;		/* absolute; NULL: none written */
+	sigset_t signals;	/* that mean something, see wait_for_end() */
 	int tell;		/* the parent waits at the other end; -1: none */
 	int single;		/* standard input's connection; 0: none */
 };
@@ -404,6 +405,18 @@ static bool make_absolute(struct server *s)
 	return true;
 }
 
+/* From now on they wait for wait_for_end(). */
+static bool hold_signals(struct server *s)
+{
+	sigemptyset(&s->signals);
+	sigaddset(&s->signals, SIGTERM);
+	sigaddset(&s->signals, SIGINT);
+	sigaddset(&s->signals, SIGHUP);
+	sigaddset(&s->signals, SIGUSR1);
+	sigaddset(&s->signals, SIGUSR2);
+	return !sigprocmask(SIG_BLOCK, &s->signals, NULL);
+}
+
 static bool set_up(struct server *s)
 {
 	char why[WHY];
@@ -420,8 +433,9 @@ static bool set_up(struct server *s)
 	/* All exports have the same. */
 	if (s->config.exports && s->config.exports->pins)
 		pins_sweep(s->config.exports->pins);
+	/* Who reads the pidfile may send a signal at once. */
 	return open_exports(s) && start_listening(s) && open_control(s) &&
-	       write_pidfile(s) && drop_privileges(&s->config);
+	       hold_signals(s) && write_pidfile(s) && drop_privileges(&s->config);
 }
 
 /* -- background --------------------------------------------------------- */
@@ -538,14 +552,14 @@ static bool reload(void *ctx, char *why, size_t why_size)
 	return ok;
 }
 
-static void wait_for_end(struct server *s, const sigset_t *set)
+static void wait_for_end(struct server *s)
 {
 	char why[WHY];
 	bool ok;
 	int sig;
 
 	for (;;) {
-		if (sigwait(set, &sig))
+		if (sigwait(&s->signals, &sig))
 			continue;
 		if (sig == SIGUSR1 || sig == SIGUSR2) {
 			log_msg(LOG_NOTICE, "%s: means nothing here; nbd-server status shows what goes on",
@@ -584,16 +598,8 @@ static int serve(struct server *s)
 		.single_ended = end_myself,
 	};
 	unsigned int i;
-	sigset_t set;
 	bool ok;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGUSR1);
-	sigaddset(&set, SIGUSR2);
-	sigprocmask(SIG_BLOCK, &set, NULL);
 	if (!engine_start(&settings) || !control_start())
 		return 1;
 	for (i = 0; i < s->listeners.n; i++)
@@ -601,10 +607,10 @@ static int serve(struct server *s)
 	/* Serving already, so that the caller's first connection finds it. */
 	if (s->tell >= 0 && !detach(s))
 		return 1;
-	wait_for_end(s, &set);
+	wait_for_end(s);
 	signal(SIGTERM, impatient);
 	signal(SIGINT, impatient);
-	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	sigprocmask(SIG_UNBLOCK, &s->signals, NULL);
 	control_stop();
 	engine_stop();
 	ok = exports_sync(&s->exports);
