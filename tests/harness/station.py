@@ -23,6 +23,7 @@ from pathlib import Path
 
 from .accel import accel_args
 from .kernel import qemu_binary
+from .patience import deadline, granted
 from .process import die_with_parent
 
 # Everything is slow without KVM, and other work shares the machine.
@@ -145,8 +146,8 @@ class Station:
         return sock
 
     def _accept(self, sock):
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and self.process.poll() is None:
+        end = deadline(30)
+        while time.monotonic() < end and self.process.poll() is None:
             try:
                 conn = sock.accept()[0]
                 conn.settimeout(None)
@@ -174,7 +175,7 @@ class Station:
 
     def _wait_ended(self, seconds=10):
         try:
-            self.process.wait(seconds)
+            self.process.wait(granted(seconds))
         except subprocess.TimeoutExpired:
             pass
 
@@ -221,9 +222,9 @@ class Station:
     def wait_off(self, timeout=120):
         """Wait until the machine is off."""
         try:
-            self.process.wait(timeout)
+            self.process.wait(granted(timeout))
         except subprocess.TimeoutExpired:
-            raise self.error(f"the station is still on after {timeout} s") from None
+            raise self.error(f"the station is still on after {granted(timeout)} s") from None
         if self.process.returncode != 0:
             raise self.error(f"QEMU ended with {self.process.returncode}: {self._qemu_said()}")
         if "Kernel panic" in self.console:
@@ -284,12 +285,12 @@ class Station:
         (after the last match); returns the match. clean=True takes kernel
         messages out first. what: for a person, what is waited for."""
         regex = re.compile(pattern)
-        deadline = time.monotonic() + timeout
+        end = deadline(timeout)
         while True:
             match = self._search(regex, clean)
             if match:
                 return match
-            left = deadline - time.monotonic()
+            left = end - time.monotonic()
             with self._more:
                 if self._searched < len(self._text):
                     continue
@@ -299,7 +300,7 @@ class Station:
             if left <= 0 or not self._power_on_again():
                 break
         why = (f"the station went off ({self.how_it_ended()})" if self._closed
-               else f"{timeout:.0f} s have passed")
+               else f"{granted(timeout):.0f} s have passed")
         what = what or f"for {pattern!r} on the console"
         raise self.error(f"waited {what}, but {why}")
 
