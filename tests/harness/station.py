@@ -137,6 +137,19 @@ class Station:
         threading.Thread(target=self._read_console, daemon=True).start()
         return self
 
+    def start_anew(self):
+        """Power on, as if it had never been."""
+        self._forget("")
+        self._again = self._pulled = False
+        return self.start()
+
+    def _forget(self, text):
+        for sock in (self._serial, self._qmp):
+            if sock:
+                sock.close()
+        with self._more:
+            self._text, self._seen = text, 0
+
     def _listen(self, name):
         (self.dir / name).unlink(missing_ok=True)
         sock = socket.socket(socket.AF_UNIX)
@@ -211,11 +224,7 @@ class Station:
         if self._again or not how or NOT_ALONE.search(said):
             return False
         self._again = True
-        for sock in (self._serial, self._qmp):
-            sock.close()
-        with self._more:
-            self._text = f"[The emulator failed: {how}. Powered on again.]\n"
-            self._seen = 0
+        self._forget(f"[The emulator failed: {how}. Powered on again.]\n")
         self.start()
         return True
 

@@ -7,6 +7,7 @@ import pytest
 
 from conftest import Rig, at
 from faultserver import FaultServer
+from harness.patience import until
 from test_recovery import fill, read_all
 
 
@@ -27,10 +28,7 @@ def sleep_until_woken(rig, meanwhile):
              "dd if=/tmp/w of=/dev/nb0 bs=4k count=16 seek=1024 oflag=direct conv=fsync || echo bad >/tmp/bad; done) "
              "2>/dev/null &\n")
     rig.send("sleep 1; echo mem >/sys/power/state; echo AW''AKE\n")
-    end = time.monotonic() + 60
-    while not asleep(rig):
-        assert time.monotonic() < end, rig.console_tail()
-        time.sleep(0.2)
+    until(lambda: asleep(rig), 60, rig.console_tail, every=0.2)
     meanwhile()
     rig.qmp("system_wakeup")
     rig.expect("AWAKE", 240)      # a debug kernel spends two minutes on its ACPI tables
