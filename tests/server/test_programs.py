@@ -41,7 +41,7 @@ def test_prerun_that_takes_long(lab, image, make_gate):
         more = [Raw(server) for _ in range(8)]
         for c in more:
             c.hello().send(option(wire.NBD_OPT_GO, go_data(b"c")))
-        gate.reached(8)
+        gate.reached(2)     # more than a quarter of the workers need not be at that
         assert other.write(0, b"x" * 4096) == 0 and other.flush() == 0
         # Those who have left are not opened for.
         for c in more:
