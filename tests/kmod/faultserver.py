@@ -193,7 +193,7 @@ class FaultServer:
         self.closed_at = None       # time.monotonic() when it last did
         self.error = None
         self.port = free_port(host)
-        self.listener = None
+        self.listener = self.acceptor = None
         self.open = []
 
     def __enter__(self):
@@ -207,7 +207,8 @@ class FaultServer:
 
     def listen(self):
         self.listener = socket.create_server((self.host, self.port))
-        threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
+        self.acceptor = threading.Thread(target=self._accept, args=(self.listener,), daemon=True)
+        self.acceptor.start()
         return self
 
     def _accept(self, listener):
@@ -231,6 +232,7 @@ class FaultServer:
                 self.listener.shutdown(socket.SHUT_RDWR)    # wakes accept()
             except OSError:
                 pass
+            self.acceptor.join()    # one that came this moment is in .open, too
             self.listener.close()
             self.listener = None
         for conn in list(self.open):
