@@ -139,6 +139,8 @@ class Station:
 
     def start_anew(self):
         """Power on, as if it had never been."""
+        if self.process:
+            self.kill()
         self._forget("")
         self._again = self._pulled = False
         return self.start()
@@ -175,6 +177,10 @@ class Station:
 
     def running(self):
         return self.process is not None and self.process.poll() is None
+
+    def has_died(self):
+        """Is it off, or does it run on only by chance?"""
+        return self._closed or not self.running() or self.emulator_failed() is not None
 
     def kill(self):
         """Pull the plug."""

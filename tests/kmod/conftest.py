@@ -141,7 +141,7 @@ Rig.__enter__ = lambda self: self
 @pytest.fixture
 def rig(request, module_rig):
     request.node.watched = [("station", module_rig)]
-    if not module_rig.running():        # it died of a former test, or in this one's first try
+    if module_rig.has_died():       # in a former test, or in this one's first try
         module_rig.boot()
     module_rig.run("dmesg -c >/dev/null")
     yield module_rig
