@@ -91,7 +91,7 @@ class Station:
         self._text = ""             # everything said so far
         self._seen = 0              # how far expect() has consumed it
         self._more = threading.Condition()
-        self._serial = self._qmp = None
+        self._serial = self._qmp = self._reader = None
         self._runs = 0
         self._closed = False        # the console has ended
         self._pulled = False        # we pulled the plug
@@ -134,7 +134,8 @@ class Station:
         self._qmp_file = self._qmp.makefile("rw")
         self._qmp_file.readline()
         self.qmp("qmp_capabilities")
-        threading.Thread(target=self._read_console, daemon=True).start()
+        self._reader = threading.Thread(target=self._read_console, daemon=True)
+        self._reader.start()
         return self
 
     def start_anew(self):
@@ -146,6 +147,9 @@ class Station:
         return self.start()
 
     def _forget(self, text):
+        """What an emulator that has ended has said."""
+        if self._reader:
+            self._reader.join()     # its last word: that the console is closed
         for sock in (self._serial, self._qmp):
             if sock:
                 sock.close()
