@@ -405,7 +405,7 @@ static bool make_absolute(struct server *s)
 	return true;
 }
 
-/* From now on they wait for wait_for_end(). */
+/* Until wait_for_end(). Who reads the pidfile may send one at once. */
 static bool hold_signals(struct server *s)
 {
 	sigemptyset(&s->signals);
@@ -433,7 +433,6 @@ static bool set_up(struct server *s)
 	/* All exports have the same. */
 	if (s->config.exports && s->config.exports->pins)
 		pins_sweep(s->config.exports->pins);
-	/* Who reads the pidfile may send a signal at once. */
 	return open_exports(s) && start_listening(s) && open_control(s) &&
 	       hold_signals(s) && write_pidfile(s) && drop_privileges(&s->config);
 }
