@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The driver's test rig: one station a file, with nb.ko loaded and no root.
 
-rig             a running Rig: .run(), .ctl("attach ..."), .sysfs("state")
+rig             a running Rig: .run(), .ctl("attach ..."), .sysfs("state"), .until("[ -e /x ]")
 server          a FaultServer, whose address a rig knows as at(server)
 
 $NB_DEBUG_KERNEL=1 boots "mkkernel debug" (KASAN, lockdep, kmemleak) instead of a

@@ -6,6 +6,8 @@ big         big(SIZE) makes a file that is all hole
 served      a Server that serves `image`, to be treated badly: after the test a
             good client must be served, and the server must end with status 0,
             which a sanitizer's complaint would spoil
+make_gate   make_gate() -> a Gate: a program for prerun or postrun that stands still
+            until gate.open()
 """
 import random
 import sys
