@@ -21,13 +21,13 @@
 #include <string.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 #ifdef __GLIBC__
 #include <malloc.h>
 #endif
 
 #include "args.h"
+#include "background.h"
 #include "config.h"
 #include "control.h"
 #include "engine.h"
@@ -54,7 +54,8 @@ struct server {
 	char *config_path;	/* absolute, for the background; NULL: none */
 	char *file;		/* the command line's, absolute; NULL: is already */
 	char *pidfile;		/* absolute; NULL: none written */
-	int tell;		/* the parent waits at the other end; -1: none */
+	sigset_t signals;	/* that mean something, see wait_for_end() */
+	int tell;		/* see background_fork(); -1: in the foreground */
 	int single;		/* standard input's connection; 0: none */
 };
 
@@ -405,6 +406,18 @@ static bool make_absolute(struct server *s)
 	return true;
 }
 
+/* Until wait_for_end(). Who reads the pidfile may send one at once. */
+static bool hold_signals(struct server *s)
+{
+	sigemptyset(&s->signals);
+	sigaddset(&s->signals, SIGTERM);
+	sigaddset(&s->signals, SIGINT);
+	sigaddset(&s->signals, SIGHUP);
+	sigaddset(&s->signals, SIGUSR1);
+	sigaddset(&s->signals, SIGUSR2);
+	return !sigprocmask(SIG_BLOCK, &s->signals, NULL);
+}
+
 static bool set_up(struct server *s)
 {
 	char why[WHY];
@@ -425,62 +438,7 @@ static bool set_up(struct server *s)
 	if (s->config.realtime)
 		os_allow_realtime(true);
 	return open_exports(s) && start_listening(s) && open_control(s) &&
-	       write_pidfile(s) && drop_privileges(&s->config);
-}
-
-/* -- background --------------------------------------------------------- */
-
-/*
- * Leaves the parent waiting for the child's word. Returns in the child; the
- * parent exits with the status that tells how it went.
- */
-static void fork_to_background(struct server *s)
-{
-	int pipes[2], status;
-	char word;
-	pid_t pid;
-
-	if (pipe2(pipes, O_CLOEXEC) < 0 || (pid = fork()) < 0) {
-		log_msg(LOG_ERR, "cannot go to the background: %s; -n stays in the foreground",
-			strerror(errno));
-		exit(1);
-	}
-	if (!pid) {
-		close(pipes[0]);
-		s->tell = pipes[1];
-		setsid();
-		return;
-	}
-	close(pipes[1]);
-	if (read(pipes[0], &word, 1) == 1)
-		_exit(0);
-	/* It ended without a word on the pipe, but with one on stderr. */
-	if (waitpid(pid, &status, 0) == pid && WIFEXITED(status) &&
-	    WEXITSTATUS(status))
-		_exit(WEXITSTATUS(status));
-	_exit(1);
-}
-
-static bool detach(struct server *s)
-{
-	int null = open("/dev/null", O_RDWR | O_CLOEXEC);
-
-	if (null < 0 || chdir("/")) {
-		log_msg(LOG_ERR, "cannot go to the background: %s",
-			strerror(errno));
-		return false;
-	}
-	log_to_syslog();
-	dup2(null, STDIN_FILENO);
-	dup2(null, STDOUT_FILENO);
-	dup2(null, STDERR_FILENO);
-	close(null);
-	/* A parent that was killed meanwhile is no reason to stop. */
-	if (write(s->tell, "", 1) < 0)
-		log_msg(LOG_NOTICE, "the process that started this is gone");
-	close(s->tell);
-	s->tell = -1;
-	return true;
+	       hold_signals(s) && write_pidfile(s) && drop_privileges(&s->config);
 }
 
 /* -- life --------------------------------------------------------------- */
@@ -542,14 +500,14 @@ static bool reload(void *ctx, char *why, size_t why_size)
 	return ok;
 }
 
-static void wait_for_end(struct server *s, const sigset_t *set)
+static void wait_for_end(struct server *s)
 {
 	char why[WHY];
 	bool ok;
 	int sig;
 
 	for (;;) {
-		if (sigwait(set, &sig))
+		if (sigwait(&s->signals, &sig))
 			continue;
 		if (sig == SIGUSR1 || sig == SIGUSR2) {
 			log_msg(LOG_NOTICE, "%s: means nothing here; nbd-server status shows what goes on",
@@ -589,27 +547,19 @@ static int serve(struct server *s)
 		.single_ended = end_myself,
 	};
 	unsigned int i;
-	sigset_t set;
 	bool ok;
 
-	sigemptyset(&set);
-	sigaddset(&set, SIGTERM);
-	sigaddset(&set, SIGINT);
-	sigaddset(&set, SIGHUP);
-	sigaddset(&set, SIGUSR1);
-	sigaddset(&set, SIGUSR2);
-	sigprocmask(SIG_BLOCK, &set, NULL);
 	if (!engine_start(&settings) || !control_start())
 		return 1;
 	for (i = 0; i < s->listeners.n; i++)
 		log_msg(LOG_NOTICE, "listening on %s", s->listeners.name[i]);
 	/* Serving already, so that the caller's first connection finds it. */
-	if (s->tell >= 0 && !detach(s))
+	if (s->tell >= 0 && !background_detach(s->tell))
 		return 1;
-	wait_for_end(s, &set);
+	wait_for_end(s);
 	signal(SIGTERM, impatient);
 	signal(SIGINT, impatient);
-	sigprocmask(SIG_UNBLOCK, &set, NULL);
+	sigprocmask(SIG_UNBLOCK, &s->signals, NULL);
 	control_stop();
 	engine_stop();
 	ok = exports_sync(&s->exports);
@@ -684,7 +634,7 @@ int main(int argc, char **argv)
 		close(null);
 	}
 	if (!s.args.foreground)
-		fork_to_background(&s);
+		s.tell = background_fork();
 	if (set_up(&s))
 		status = serve(&s);
 	control_stop();

@@ -20,10 +20,18 @@ from _pytest.runner import runtestprotocol
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness import kernel as harness_kernel  # noqa: E402
+from harness import patience  # noqa: E402
 from harness.images import copy_image  # noqa: E402
 from harness.process import DIE_WITH_PARENT  # noqa: E402
 from harness.server import Server  # noqa: E402
 from harness.station import HOST, Station  # noqa: E402
+
+# Whoever runs the tests may have a slow machine, and other things to do on it.
+patience.grant(5)
+# As "make check" builds: another warning flag would have make, when a test runs it,
+# build the driver anew under the hands of the suite that runs beside.
+os.environ.setdefault("WERROR", "1")
+
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "long: only in make check-long")

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """A station boots its root from our server, by every road, and goes off clean."""
 import os
+import signal
 
 import pytest
 from harness import bootdir
@@ -45,11 +46,11 @@ def test_every_kernel(series, server, root_image, nbdroot, make_station):
 def test_an_emulator_that_crashes(nbdroot, make_station, tmp_path):
     """Of the harness: QEMU that dies under a kernel that is still starting is
     started again, once, and what it died of is told."""
-    wrap = tmp_path / "dies"
-    wrap.write_text('#!/bin/sh\n[ -e $0.once ] && exec "$@"\ntouch $0.once\n'
-                    '"$@" & sleep 2; kill -SEGV $!; wait $!\n')
+    wrap = tmp_path / "stopped"     # the first time it does not run until it is told to
+    wrap.write_text('#!/bin/sh\n[ -e $0.once ] && exec "$@"\ntouch $0.once\nexec "$@" -S\n')
     wrap.chmod(0o755)
     station = make_station(nbdroot=nbdroot, wrap=[wrap])
+    station.process.send_signal(signal.SIGSEGV)
     station.wait_for_root()
     assert "Powered on again" in station.console
     station.poweroff()

@@ -104,14 +104,16 @@ def test_our_initramfs(debian, make_server, make_station, tmp_path):
     other = make_server(data)
     station.run(f"echo attach dev=nb1 server=10.0.2.2:{other.port} > /dev/nb-control")
     state_is = "until [ $(cat /sys/block/nb1/nb/state) = %s ]; do sleep 1; done"
-    look = ("udevadm settle --timeout=30 && systemctl is-active dev-nb1.device && "
+    look = ("udevadm settle --timeout=300 && systemctl is-active dev-nb1.device && "
             "readlink -f /dev/disk/by-label/nbdroot-data && udevadm info -q property -n /dev/nb1")
-    assert station.run(look).splitlines()[:2] == ["active", "/dev/nb1"]
+    # systemd learns of it from udev.
+    station.run("until systemctl is-active --quiet dev-nb1.device; do sleep 1; done", 120)
+    assert station.run(look, 120).splitlines()[:2] == ["active", "/dev/nb1"]
     station.run("blockdev --flushbufs /dev/nb1")    # whoever reads it now, waits
     other.kill9()
     station.run(state_is % "recovering")
     station.run("udevadm trigger -c change /sys/block/nb1")
-    away = station.run(look)
+    away = station.run(look, 120)
     assert away.splitlines()[:2] == ["active", "/dev/nb1"]
     assert "ID_FS_LABEL=nbdroot-data" in away and "SYSTEMD_READY=0" not in away
     other.restart()

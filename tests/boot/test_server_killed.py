@@ -7,6 +7,7 @@ import time
 
 import pytest
 from harness.images import clean_filesystem, file_in_image
+from harness.patience import until
 
 RECORD = 4096   # of durable.c
 IO_ERRORS = re.compile(r"I/O error|EXT4-fs error|JBD2: .*error|Aborting journal|"
@@ -44,10 +45,7 @@ def start_writing(station, names):
     for name in names:
         station.run(f"(durable write /root/{name} {SLOTS[name]} /run/{name}.note"
                     f"{' direct' * (name in DIRECT)} >/run/{name}.said 2>&1 &)")
-    deadline = time.monotonic() + 60
-    while min(confirmed(station, names).values()) < 2 * SLOTS["c"]:
-        assert time.monotonic() < deadline, "the writers do not get going"
-        time.sleep(1)
+    until(lambda: min(confirmed(station, names).values()) >= 2 * SLOTS["c"], 60, "the writers do not get going", every=1)
 
 
 def confirmed(station, names=SLOTS):
@@ -70,10 +68,8 @@ def test_killed_while_writing(outage, make_server, durable_image, make_station, 
     server.restart()
 
     station.run("until [ $(cat /sys/block/nb0/nb/state) = live ]; do sleep 1; done", timeout=60)
-    deadline = time.monotonic() + 60
-    while any(now <= stalled[name] for name, now in confirmed(station).items()):
-        assert time.monotonic() < deadline, "the writers do not go on"
-        time.sleep(1)
+    until(lambda: all(now > stalled[name] for name, now in confirmed(station).items()), 60,
+          "the writers do not go on", every=1)
     assert int(station.run("cat /sys/block/nb0/nb/reconnects")) >= 1
 
     station.run("killall durable; while pidof durable; do sleep 1; done >/dev/null")

@@ -12,21 +12,15 @@ import signal
 import socket
 import subprocess
 import threading
-import time
 from pathlib import Path
 
 import pytest
+from harness.patience import granted, until
+from harness.ports import free_port
 
 HERE = Path(__file__).resolve().parent
 TOP = HERE.parents[1]
 BUILDS = ("san", "klibc", "musl", "glibc")
-
-
-def free_udp_port():
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
 
 
 class Running:
@@ -42,13 +36,10 @@ class Running:
         return self.log.read_text(errors="replace")
 
     def expect(self, text, timeout=40):
-        deadline = time.monotonic() + timeout
-        while text not in self.said():
-            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.said()}"
-            time.sleep(0.02)
+        until(lambda: text in self.said(), timeout, lambda: f"no {text!r} in:\n{self.said()}")
 
     def wait(self, timeout=40):
-        return self.process.wait(timeout)
+        return self.process.wait(granted(timeout))
 
     def end(self):
         if self.process.poll() is None:
@@ -89,7 +80,7 @@ class Client:
 
     def run(self, *args, timeout=60):
         return subprocess.run([self.binary, *args], capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL, timeout=timeout)
+                              stdin=subprocess.DEVNULL, timeout=granted(timeout))
 
     def start(self, *args):
         running = Running([self.binary, *args], self.root.parent / f"log{len(self.started)}")
@@ -116,17 +107,23 @@ class Driver:
                 return
             with peer:
                 line = b""
-                while not line.endswith(b"\n"):
-                    line += peer.recv(5000)
-                self.lines.append(line[:-1].decode())
-                error, text = self.answer(self.lines[-1])
-                peer.sendall(f"{error} {text}".encode())
+                try:
+                    while not line.endswith(b"\n"):
+                        more = peer.recv(5000)
+                        if not more:
+                            raise BrokenPipeError
+                        line += more
+                    self.lines.append(line[:-1].decode())
+                    error, text = self.answer(self.lines[-1])
+                    peer.sendall(f"{error} {text}".encode())
+                except (BrokenPipeError, ConnectionResetError):
+                    pass    # a test has ended, and its client
 
 
 @pytest.fixture(scope="session")
 def dns_port():
     """Where the test builds expect nameservers."""
-    return free_udp_port()
+    return free_port(kind=socket.SOCK_DGRAM)
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,8 @@ import errno
 import time
 
 import pytest
-from harness.server import free_port
+from harness.patience import until
+from harness.ports import free_port
 
 OK = (0, "nb0: attached")
 
@@ -38,7 +39,7 @@ def test_waits_for_the_server(client, driver):
     assert time.monotonic() - begin > 9
     boot.expect(" s: 127.0.0.1:1234: connection refused\n")
     assert boot.said().count("start the NBD server there") == 1
-    assert 2 < len(driver.lines) < 14
+    assert 2 < len(driver.lines) < 4 + time.monotonic() - begin
 
     driver.answer = lambda line: (errno.EHOSTUNREACH, "nb0: 127.0.0.1:1234: x")
     boot.expect("now because: 127.0.0.1:1234: host is unreachable; is the server on")
@@ -46,7 +47,10 @@ def test_waits_for_the_server(client, driver):
     driver.answer = lambda line: OK
     assert boot.wait() == 0
     assert boot.said().endswith("/dev/nb0 is the default export on 127.0.0.1:1234, 2.0 GiB\n")
-    assert boot.said().count("\n") == 4
+    # On a slow machine a line may be said again.
+    *waiting, _ = boot.said().splitlines()
+    assert len(waiting) >= 3 and all("waiting for /dev/nb0" in line for line in waiting)
+    assert boot.said().count("now because") == 1
 
 
 def test_a_host_that_is_off_is_one_reason(client, driver):
@@ -87,9 +91,7 @@ def test_each_server_once_in_a_round(client, driver):
     client.cmdline("nbdroot=127.0.0.1:1/a nbdroot=127.0.0.2:2/b nbdroot=127.0.0.3:3/a")
     driver.answer = refused
     client.start("--boot")
-    deadline = time.monotonic() + 20
-    while len(driver.lines) < 4 and time.monotonic() < deadline:
-        time.sleep(0.05)
+    until(lambda: len(driver.lines) >= 4)
     assert driver.lines[2:4] == driver.lines[:2]
 
 

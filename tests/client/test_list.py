@@ -8,7 +8,7 @@ import threading
 import time
 
 import pytest
-from harness.server import free_port
+from harness.ports import free_port
 
 
 @pytest.fixture

@@ -13,9 +13,9 @@ import os
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
+from .patience import until
 from .process import DIE_WITH_PARENT
 
 ADDRESS = "10.9.8.1"
@@ -74,10 +74,8 @@ class Lan:
         self.dnsmasq.send_signal(signal.SIGHUP)
 
     def wait_log(self, text, timeout=60):
-        deadline = time.monotonic() + timeout
-        while text not in self.log.read_text(errors="replace"):
-            assert time.monotonic() < deadline, f"no {text!r} in:\n{self.log.read_text(errors='replace')}"
-            time.sleep(0.05)
+        until(lambda: text in self.log.read_text(errors="replace"), timeout,
+              lambda: f"no {text!r} in:\n{self.log.read_text(errors='replace')}")
 
     def __exit__(self, *what):
         for process in (self.dnsmasq, self.holder):

@@ -10,11 +10,13 @@ stays in the foreground, in a process group of its own, its log in a file.
 """
 import os
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from pathlib import Path
+
+from .patience import deadline, granted
+from .ports import free_port
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -28,14 +30,6 @@ def binary():
             return str(TOP / path)
     raise FileNotFoundError("no nbd-server built: run `make -C server SAN=1`, "
                             "or name one in $NBD_SERVER")
-
-
-def free_port(host="127.0.0.1"):
-    """A TCP port nobody listens on at this moment."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as s:
-        s.bind((host, 0))
-        return s.getsockname()[1]
 
 
 class ServerError(Exception):
@@ -106,13 +100,13 @@ class Server:
             self.process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 env=self.env, start_new_session=True)
-        deadline = time.monotonic() + timeout
+        end = deadline(timeout)
         while b"listening on " not in self.log_path.read_bytes()[start_of_log:]:
             if self.process.poll() is not None:
                 raise ServerError(f"nbd-server ended with {self.process.returncode}:\n{self.log_tail()}")
-            if time.monotonic() > deadline:
+            if time.monotonic() > end:
                 self.kill9()
-                raise ServerError(f"nbd-server does not listen after {timeout} s:\n{self.log_tail()}")
+                raise ServerError(f"nbd-server does not listen after {granted(timeout)} s:\n{self.log_tail()}")
             time.sleep(0.02)
         return self
 
@@ -140,10 +134,10 @@ class Server:
         if self.running():
             self.process.send_signal(signal.SIGTERM)
         try:
-            status = self.process.wait(timeout)
+            status = self.process.wait(granted(timeout))
         except subprocess.TimeoutExpired:
             self.kill9()
-            raise ServerError(f"nbd-server does not stop within {timeout} s:\n{self.log_tail()}") from None
+            raise ServerError(f"nbd-server does not stop within {granted(timeout)} s:\n{self.log_tail()}") from None
         if status != 0:
             raise ServerError(f"nbd-server ended with {status}:\n{self.log_tail(200)}")
 
@@ -156,10 +150,10 @@ class Server:
 
     def wait_log(self, text, timeout=10, count=1):
         """Wait until `text` is in the log `count` times."""
-        deadline = time.monotonic() + timeout
+        end = deadline(timeout)
         while self.log().count(text) < count:
-            if time.monotonic() > deadline:
-                raise ServerError(f"no {text!r} in the log after {timeout} s:\n{self.log_tail()}")
+            if time.monotonic() > end:
+                raise ServerError(f"no {text!r} in the log after {granted(timeout)} s:\n{self.log_tail()}")
             time.sleep(0.02)
 
     # -- with --------------------------------------------------------------

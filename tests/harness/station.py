@@ -23,6 +23,7 @@ from pathlib import Path
 
 from .accel import accel_args
 from .kernel import qemu_binary
+from .patience import deadline, granted
 from .process import die_with_parent
 
 # Everything is slow without KVM, and other work shares the machine.
@@ -90,7 +91,7 @@ class Station:
         self._text = ""             # everything said so far
         self._seen = 0              # how far expect() has consumed it
         self._more = threading.Condition()
-        self._serial = self._qmp = None
+        self._serial = self._qmp = self._reader = None
         self._runs = 0
         self._closed = False        # the console has ended
         self._pulled = False        # we pulled the plug
@@ -133,8 +134,27 @@ class Station:
         self._qmp_file = self._qmp.makefile("rw")
         self._qmp_file.readline()
         self.qmp("qmp_capabilities")
-        threading.Thread(target=self._read_console, daemon=True).start()
+        self._reader = threading.Thread(target=self._read_console, daemon=True)
+        self._reader.start()
         return self
+
+    def start_anew(self):
+        """Power on, as if it had never been."""
+        if self.process:
+            self.kill()
+        self._forget("")
+        self._again = self._pulled = False
+        return self.start()
+
+    def _forget(self, text):
+        """What an emulator that has ended has said."""
+        if self._reader:
+            self._reader.join()     # its last word: that the console is closed
+        for sock in (self._serial, self._qmp):
+            if sock:
+                sock.close()
+        with self._more:
+            self._text, self._seen = text, 0
 
     def _listen(self, name):
         (self.dir / name).unlink(missing_ok=True)
@@ -145,8 +165,8 @@ class Station:
         return sock
 
     def _accept(self, sock):
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline and self.process.poll() is None:
+        end = deadline(30)
+        while time.monotonic() < end and self.process.poll() is None:
             try:
                 conn = sock.accept()[0]
                 conn.settimeout(None)
@@ -162,6 +182,10 @@ class Station:
     def running(self):
         return self.process is not None and self.process.poll() is None
 
+    def has_died(self):
+        """Is it off, or does it run on only by chance?"""
+        return self._closed or not self.running() or self.emulator_failed() is not None
+
     def kill(self):
         """Pull the plug."""
         if self._closed:        # it ends by itself: how, is worth knowing
@@ -174,7 +198,7 @@ class Station:
 
     def _wait_ended(self, seconds=10):
         try:
-            self.process.wait(seconds)
+            self.process.wait(granted(seconds))
         except subprocess.TimeoutExpired:
             pass
 
@@ -210,20 +234,16 @@ class Station:
         if self._again or not how or NOT_ALONE.search(said):
             return False
         self._again = True
-        for sock in (self._serial, self._qmp):
-            sock.close()
-        with self._more:
-            self._text = f"[The emulator failed: {how}. Powered on again.]\n"
-            self._seen = 0
+        self._forget(f"[The emulator failed: {how}. Powered on again.]\n")
         self.start()
         return True
 
     def wait_off(self, timeout=120):
         """Wait until the machine is off."""
         try:
-            self.process.wait(timeout)
+            self.process.wait(granted(timeout))
         except subprocess.TimeoutExpired:
-            raise self.error(f"the station is still on after {timeout} s") from None
+            raise self.error(f"the station is still on after {granted(timeout)} s") from None
         if self.process.returncode != 0:
             raise self.error(f"QEMU ended with {self.process.returncode}: {self._qemu_said()}")
         if "Kernel panic" in self.console:
@@ -284,12 +304,12 @@ class Station:
         (after the last match); returns the match. clean=True takes kernel
         messages out first. what: for a person, what is waited for."""
         regex = re.compile(pattern)
-        deadline = time.monotonic() + timeout
+        end = deadline(timeout)
         while True:
             match = self._search(regex, clean)
             if match:
                 return match
-            left = deadline - time.monotonic()
+            left = end - time.monotonic()
             with self._more:
                 if self._searched < len(self._text):
                     continue
@@ -299,7 +319,7 @@ class Station:
             if left <= 0 or not self._power_on_again():
                 break
         why = (f"the station went off ({self.how_it_ended()})" if self._closed
-               else f"{timeout:.0f} s have passed")
+               else f"{granted(timeout):.0f} s have passed")
         what = what or f"for {pattern!r} on the console"
         raise self.error(f"waited {what}, but {why}")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The driver's test rig: one station a file, with nb.ko loaded and no root.
 
-rig             a running Rig: .run(), .ctl("attach ..."), .sysfs("state")
+rig             a running Rig: .run(), .ctl("attach ..."), .sysfs("state"), .until("[ -e /x ]")
 server          a FaultServer, whose address a rig knows as at(server)
 
 $NB_DEBUG_KERNEL=1 boots "mkkernel debug" (KASAN, lockdep, kmemleak) instead of a
@@ -23,6 +23,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from faultserver import FaultServer  # noqa: E402
 from harness.guest import make_initramfs  # noqa: E402
 from harness.kernel import kernel, own_kernel  # noqa: E402
+from harness.patience import granted  # noqa: E402
 from harness.station import Station  # noqa: E402
 
 COMPLAINTS = re.compile(
@@ -57,7 +58,8 @@ class Rig(Station):
     parallel = True             # it is about races
 
     def boot(self):
-        self.start()
+        """Also again, when it went off in a test."""
+        self.start_anew()
         self.expect("the rig is up", 180)
         self.expect(r"station:\S*# ")
         self.run("echo 1 >/proc/sys/kernel/printk")     # see dmesg()
@@ -81,10 +83,17 @@ class Rig(Station):
     def sysfs(self, name, dev="nb0"):
         return self.run(f"cat /sys/block/{dev}/nb/{name}")
 
+    def until(self, condition, timeout=60):
+        """Wait until that command succeeds."""
+        self.run(f"n=0; until {condition}; do n=$((n+1)); [ $n -lt {granted(timeout) * 5} ] || break; sleep 0.2; done; "
+                 f"{condition}", timeout + 10)
+
     def wait_state(self, state, timeout=60, dev="nb0"):
-        self.run(f"n=0; until grep -qx {state} /sys/block/{dev}/nb/state; "
-                 f"do n=$((n+1)); [ $n -lt {timeout * 5} ] || break; sleep 0.2; done; "
-                 f"grep -qx {state} /sys/block/{dev}/nb/state", timeout + 10)
+        self.until(f"grep -qx {state} /sys/block/{dev}/nb/state", timeout)
+
+    def wait_opened(self, dev="nb0"):
+        """Until a program has it open."""
+        self.until(f"ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q /dev/{dev}$")
 
     def dmesg(self):
         """The kernel log of this test. Its time stamps lose their brackets: the
@@ -132,6 +141,8 @@ Rig.__enter__ = lambda self: self
 @pytest.fixture
 def rig(request, module_rig):
     request.node.watched = [("station", module_rig)]
+    if module_rig.has_died():       # in a former test, or in this one's first try
+        module_rig.boot()
     module_rig.run("dmesg -c >/dev/null")
     yield module_rig
     module_rig.plug_cable()

@@ -14,6 +14,8 @@ import time
 from collections import namedtuple
 
 from harness import wire
+from harness.patience import until
+from harness.ports import free_port
 
 Request = namedtuple("Request", "flags type cookie offset length payload")
 
@@ -69,6 +71,10 @@ class Connection:
         self.close()
 
     def close(self):
+        try:
+            self.server.open.remove(self)
+        except ValueError:
+            pass        # is closed already
         try:
             self.sock.shutdown(socket.SHUT_RDWR)
         except OSError:
@@ -162,8 +168,6 @@ class Connection:
             server.error = error
         finally:
             self.close()
-            if self in server.open:
-                server.open.remove(self)
 
 
 class FaultServer:
@@ -188,8 +192,8 @@ class FaultServer:
         self.farewell = 0           # seconds until it closes after NBD_CMD_DISC
         self.closed_at = None       # time.monotonic() when it last did
         self.error = None
-        self.port = 0
-        self.listener = None
+        self.port = free_port(host)
+        self.listener = self.acceptor = None
         self.open = []
 
     def __enter__(self):
@@ -203,8 +207,8 @@ class FaultServer:
 
     def listen(self):
         self.listener = socket.create_server((self.host, self.port))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, args=(self.listener,), daemon=True).start()
+        self.acceptor = threading.Thread(target=self._accept, args=(self.listener,), daemon=True)
+        self.acceptor.start()
         return self
 
     def _accept(self, listener):
@@ -228,11 +232,11 @@ class FaultServer:
                 self.listener.shutdown(socket.SHUT_RDWR)    # wakes accept()
             except OSError:
                 pass
+            self.acceptor.join()    # one that came this moment is in .open, too
             self.listener.close()
             self.listener = None
         for conn in list(self.open):
             conn.close()
-        self.open.clear()
 
     def fence(self, newer):
         """What is left of older generations is not carried out any more."""
@@ -241,6 +245,10 @@ class FaultServer:
                     int(conn.session[3]) < int(newer.session[3]):
                 conn.fenced = True
                 conn.close()
+
+    def wait_seen(self, *kinds):
+        """Until a request of one of those has come."""
+        until(lambda: any(kind in kinds for kind in self.kinds()), 60, self.kinds)
 
     def kinds(self):
         return [r.type for r in self.seen]

@@ -3,13 +3,13 @@
 import os
 import struct
 import subprocess
-import time
 
 import pytest
 
 from conftest import at
 from harness import wire
-from harness.server import free_port
+from harness.patience import until
+from harness.ports import free_port, listening
 
 MB = 1 << 20
 
@@ -21,9 +21,9 @@ class Stranger:
         self.port = free_port()
         self.process = subprocess.Popen([a.format(port=self.port) for a in argv],
                                         stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(1)
 
     def __enter__(self):
+        until(lambda: listening(self.port) or self.process.poll() is not None)
         return self
 
     def __exit__(self, *what):

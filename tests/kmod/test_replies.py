@@ -320,7 +320,7 @@ def test_trace_events_tell_the_story(rig, server):
     read_64k(rig, server, 1)
     server.die()
     server.listen()
-    rig.run("n=0; until [ $(cat /sys/block/nb0/nb/reconnects) = 1 ] || [ $n = 300 ]; do n=$((n+1)); sleep 0.2; done", 90)
+    rig.until("[ $(cat /sys/block/nb0/nb/reconnects) = 1 ]")
     said = traced()
     sent = re.search(r"nb_request: nb0 conn=0 cookie=(\S+) op=0 flags=0x0 offset=65536 length=65536", said)
     assert sent, said

@@ -7,6 +7,7 @@ import pytest
 
 from conftest import Rig, at
 from faultserver import FaultServer
+from harness.patience import until
 from test_recovery import fill, read_all
 
 
@@ -21,10 +22,7 @@ def asleep(rig):
 
 
 def wait_asleep(rig):
-    end = time.monotonic() + 60
-    while not asleep(rig):
-        assert time.monotonic() < end, rig.console_tail()
-        time.sleep(0.2)
+    until(lambda: asleep(rig), 60, rig.console_tail, every=0.2)
 
 
 def sleep_until_woken(rig, meanwhile):

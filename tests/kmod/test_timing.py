@@ -18,7 +18,7 @@ def start_reader(rig):
              "dd if=/dev/nb0 of=/dev/null bs=4k count=1 skip=$i iflag=direct 2>/dev/null || echo FAI''LED; "
              "read c b </proc/uptime; t=$(((${c%.*}-${a%.*})*1000+(1${c#*.}-1${a#*.})*10)); "
              "[ $t -le $worst ] || worst=$t; done; echo $worst >/tmp/worst) &\n")
-    time.sleep(2)
+    rig.wait_opened()
 
 
 def worst_wait(rig):
@@ -80,8 +80,7 @@ def test_a_silent_server_is_left_for_the_second(rig, server, more, least, most):
         start_reader(rig)
         try:
             rig.run("ip route add blackhole 10.0.2.2/32")
-            rig.run("n=0; until grep -q :%d /sys/block/nb0/nb/server && grep -q live /sys/block/nb0/nb/state; "
-                    "do n=$((n+1)); [ $n -lt 300 ]; sleep 0.2; done" % second.port, 80)
+            rig.until(f"(grep -q :{second.port} /sys/block/nb0/nb/server && grep -q live /sys/block/nb0/nb/state)")
             time.sleep(1)
             assert least < worst_wait(rig) < most
         finally:

@@ -63,6 +63,8 @@ def test_every_byte_across_many_kills(rig, tmp_path, kills):
             if i % 3 == 0:
                 time.sleep(0.5)
             server.start()
+            if i % 3 == 1:      # the others may come before it is back
+                rig.wait_state("live")
         fio_is_content(rig)
         assert int(rig.sysfs("reconnects")) >= kills // 3
         assert "i/o error" not in rig.dmesg().lower()

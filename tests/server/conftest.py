@@ -6,6 +6,8 @@ big         big(SIZE) makes a file that is all hole
 served      a Server that serves `image`, to be treated badly: after the test a
             good client must be served, and the server must end with status 0,
             which a sanitizer's complaint would spoil
+make_gate   make_gate() -> a Gate: a program for prerun or postrun that stands still
+            until gate.open()
 """
 import random
 import sys
@@ -15,6 +17,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+from harness.patience import until  # noqa: E402
 from raw import MIB, check_serves  # noqa: E402
 
 CONTENT = random.Random(1).randbytes(32 * MIB)
@@ -63,6 +66,42 @@ def served_readonly(make_server, image):
     check_serves(server)
     server.stop()
     assert image.read_bytes() == CONTENT, "a read-only image was changed"
+
+
+class Gate:
+    """A program, for prerun and postrun, that ends when it is told to."""
+
+    def __init__(self, program):
+        self.program = program
+        self.log, self.way = program.with_suffix(".log"), program.with_suffix(".open")
+        self.program.write_text(f"#!/bin/sh\necho \"$*\" >>{self.log}\n"
+                                f"while [ ! -e {self.way} ]; do sleep 0.05; done\n")
+        self.program.chmod(0o755)
+
+    def started(self):
+        """How often it has been."""
+        return self.log.read_text().count("\n") if self.log.exists() else 0
+
+    def reached(self, times=1):
+        """Wait until it has been started so often."""
+        until(lambda: self.started() >= times, what=lambda: f"started {self.started()} times")
+
+    def open(self):
+        """Who waits may go, and who comes."""
+        self.way.touch()
+
+
+@pytest.fixture
+def make_gate(tmp_path):
+    gates = []
+
+    def make():
+        gates.append(Gate(tmp_path / f"gate{len(gates)}"))
+        return gates[-1]
+
+    yield make
+    for gate in gates:
+        gate.open()
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 from harness import wire
+from harness.patience import granted
 
 MIB = 1 << 20
 
@@ -54,7 +55,7 @@ class Raw:
         self.sock = socket.socket(family, socket.SOCK_STREAM)
         if rcvbuf:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, rcvbuf)
-        self.sock.settimeout(timeout)
+        self.sock.settimeout(granted(timeout))
         self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if source:
             self.sock.bind((source, 0))
@@ -93,9 +94,9 @@ class Raw:
             data += part
         return bytes(data)
 
-    def closed(self, timeout=5):
+    def closed(self):
         """Has the server hung up (what it still says is thrown away)?"""
-        self.sock.settimeout(timeout)
+        self.sock.settimeout(granted(20))
         try:
             while self.sock.recv(65536):
                 pass

@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from harness import wire
+from harness.patience import granted
 from harness.server import Server, ServerError, binary
 from raw import MIB, Raw, check_serves, forget, go_data, option
 
@@ -332,7 +333,7 @@ WRONG = [
 def test_wrong_line_is_named(image, tmp_path, text, line, says):
     config = tmp_path / "config"
     config.write_text(text.replace("IMAGE", str(image)))
-    done = subprocess.run([binary(), "-n", "-C", str(config)], text=True, timeout=20,
+    done = subprocess.run([binary(), "-n", "-C", str(config)], text=True, timeout=granted(20),
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 1
     assert f"nbd-server: {config}:{line}: " in done.stdout
@@ -346,7 +347,7 @@ def test_wrong_line_is_named(image, tmp_path, text, line, says):
 def test_wrong_as_a_whole(tmp_path, text, says):
     config = tmp_path / "config"
     config.write_text(text)
-    done = subprocess.run([binary(), "-n", "-C", str(config)], text=True, timeout=20,
+    done = subprocess.run([binary(), "-n", "-C", str(config)], text=True, timeout=granted(20),
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 1 and f"{config}: " in done.stdout and says in done.stdout
 

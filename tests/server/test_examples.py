@@ -7,13 +7,13 @@ import os
 import re
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from harness.server import Server, binary, free_port
-from raw import MIB, Raw, check_serves
+from harness.patience import granted, until
+from harness.server import binary, free_port
+from raw import MIB, check_serves
 from session import Station
 
 TOP = Path(__file__).resolve().parents[2]
@@ -79,7 +79,7 @@ def test_configuration(make_server, place, tmp_path, text):
     for name in exports:
         check_serves(server, name.encode())
     server.stop()
-    assert subprocess.run([binary(), "--check", "-C", str(server.config_path)], timeout=20).returncode == 0
+    assert subprocess.run([binary(), "--check", "-C", str(server.config_path)], timeout=granted(20)).returncode == 0
 
 
 @pytest.mark.parametrize("text", examples(config=False))
@@ -103,11 +103,8 @@ def overlays(tmp_path):
 
 
 def wait_idle(tmp_path):
-    deadline = time.monotonic() + 10
-    while b"in use" in subprocess.run([binary(), "overlays", "list", overlays(tmp_path)], timeout=20,
-                                      stdout=subprocess.PIPE).stdout:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    until(lambda: b"in use" not in subprocess.run([binary(), "overlays", "list", overlays(tmp_path)],
+                                                  stdout=subprocess.PIPE).stdout)
 
 
 def run_line(line, put, tmp_path):
@@ -132,22 +129,16 @@ def run_line(line, put, tmp_path):
         return
     process = subprocess.Popen(words, stdin=subprocess.DEVNULL, cwd=tmp_path)
     if "-n" in words:
-        deadline = time.monotonic() + 20
-        while not pidfile.exists() or not pidfile.read_text():
-            assert process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.02)
-        time.sleep(0.2)
+        until(lambda: process.poll() is not None or pidfile.exists() and pidfile.read_text())
+        assert process.poll() is None
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(granted(20)) == 0
         return
-    assert process.wait(20) == 0, line
+    assert process.wait(granted(20)) == 0, line
     if "-p" in words:
         pid = int(pidfile.read_text())
         os.kill(pid, signal.SIGTERM)
-        deadline = time.monotonic() + 20
-        while pidfile.exists():
-            assert time.monotonic() < deadline, f"{line}: does not end"
-            time.sleep(0.02)
+        until(lambda: not pidfile.exists(), what=f"{line}: does not end")
 
 
 def test_every_key_is_in_the_manual():
@@ -169,7 +160,7 @@ def test_unit_of_the_service():
     with tempfile.TemporaryDirectory() as folder:
         unit = Path(folder) / "nbd-server.service"
         unit.write_text(text.replace("@bindir@/nbd-server", binary()))
-        done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], timeout=60, text=True,
+        done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], timeout=granted(60), text=True,
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         ours = [line for line in done.stdout.splitlines() if "nbd-server.service" in line]
         assert not ours, "\n".join(ours)

@@ -9,26 +9,27 @@ import time
 import pytest
 
 from harness import wire
+from harness.patience import granted, until
 from raw import MIB, Closed, Raw, check_serves, forget, go_data, option, request
 
 GO, LIST = wire.NBD_OPT_GO, wire.NBD_OPT_LIST
 READ, WRITE, FLUSH = wire.NBD_CMD_READ, wire.NBD_CMD_WRITE, wire.NBD_CMD_FLUSH
 
 
-def idle(server, timeout=20):
+def idle(server):
     """Wait until it holds no connection any more: descriptors are back."""
-    deadline = time.monotonic() + timeout
-    while True:
-        links = []
+    def links():
+        found = []
         for fd in os.listdir(f"/proc/{server.pid}/fd"):
             try:
-                links.append(os.readlink(f"/proc/{server.pid}/fd/{fd}"))
+                found.append(os.readlink(f"/proc/{server.pid}/fd/{fd}"))
             except FileNotFoundError:
                 pass
-        if sum(link.startswith("socket:") for link in links) == 1:  # the listener
-            return
-        assert time.monotonic() < deadline, f"connections are left over: {links}"
-        time.sleep(0.05)
+        return found
+
+    # The listener stays.
+    until(lambda: sum(link.startswith("socket:") for link in links()) == 1,
+          what=lambda: f"connections are left over: {links()}")
 
 
 GOOD = (struct.pack(">I", 3) + option(LIST) + option(99, b"xyz") + option(GO, go_data(b"", [0, 3]))
@@ -112,23 +113,23 @@ def test_half_closed_before_it_has_read(served, structured):
 @pytest.mark.parametrize("said", [b"", struct.pack(">I", 3), struct.pack(">I", 3) + option(LIST, length=10)])
 def test_silence_in_the_negotiation(served, said):
     """CVE-2017-9524, CVE-2024-7409: who says nothing is not kept."""
+    start = time.monotonic()
     with Raw(served) as c:
         c.send(said)
-        start = time.monotonic()
-        assert c.closed(timeout=60)
+        assert c.closed()
         assert time.monotonic() - start > 8
     served.wait_log("negotiation not done within 10 s")
 
 
 def test_drip_does_not_extend_the_deadline(served):
+    start = time.monotonic()
     with Raw(served) as c:
         c.hello()
-        start = time.monotonic()
         with pytest.raises(Closed):
             for byte in option(77, bytes(8000)):
                 c.send(bytes([byte]))
                 time.sleep(0.1)
-                assert time.monotonic() - start < 60
+                assert time.monotonic() - start < granted(20)
         assert time.monotonic() - start > 8
 
 
@@ -154,7 +155,7 @@ def test_stalled_readers_stall_only_themselves(served):
     start = time.monotonic()
     for _ in range(20):
         check_serves(served)
-    assert time.monotonic() - start < 90
+    assert time.monotonic() - start < 100
     # The budget is a quarter of the memory, 1 GiB at most; ASan doubles things.
     assert resident(served) < 3 << 30
     for c in stalled:
@@ -206,9 +207,8 @@ def test_stalled_writers_stall_only_themselves(served, content):
 
 def test_two_hundred_at_once(served, content):
     """All of them held open together, each served rightly."""
-    clients = [Raw(served, timeout=60) for _ in range(200)]
-    for c in clients:
-        c.go()
+    # Each negotiates as it comes: they have 10 s for it, from then on.
+    clients = [Raw(served, timeout=60).go() for _ in range(200)]
     for i, c in enumerate(clients):
         c.send(b"".join(request(READ, (i * 37 + k) * 4096, 4096, cookie=k) for k in range(20)))
     for i, c in enumerate(clients):
@@ -263,9 +263,7 @@ def test_no_descriptors_left(make_server, image):
         c.close()
     idle(server)
     check_serves(server)
-    cpu = cpu_time(server.pid)
-    time.sleep(1)
-    assert cpu_time(server.pid) - cpu < 0.5, "it spins"
+    rests(server)
 
 
 def cpu_time(pid):
@@ -275,6 +273,16 @@ def cpu_time(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def rests(server):
+    """Once it has done what there was to do, whole seconds cost it next to nothing."""
+    def at_rest():
+        before = cpu_time(server.pid)
+        time.sleep(2)
+        return cpu_time(server.pid) - before < 0.4
+
+    until(at_rest, what="it spins")
+
+
 def test_idle_costs_nothing(served):
     """Connections in every state, and no cause to do anything."""
     clients = [Raw(served).go() for _ in range(5)]
@@ -282,28 +290,28 @@ def test_idle_costs_nothing(served):
     stalled.send(b"".join(request(READ, 0, 8 * MIB, cookie=i) for i in range(50)))
     half = Raw(served).go()
     half.send(request(WRITE, 0, 8 * MIB, payload=b""))
-    time.sleep(1)
-    cpu = cpu_time(served.pid)
-    time.sleep(2)
-    assert cpu_time(served.pid) - cpu < 0.4, "it spins"
+    rests(served)
     for c in clients + [stalled, half]:
         c.reset()
     idle(served)
 
 
-def test_much_behind_a_read_that_takes_long(lab, image, content):
+def test_much_behind_a_read_that_takes_long(lab, image, content, make_gate):
     """More than the server takes in at once: it waits in the socket, and is no
     end of the stream."""
+    gate = make_gate()
     server = lab(f"[a]\nexportname = {image}\noverlay = fresh\n"
-                 f"[c]\nexportname = {image}\nreadonly = true\nprerun = /bin/sleep 2\n", "max_threads = 1")
+                 f"[c]\nexportname = {image}\nreadonly = true\nprerun = {gate.program}\n", "max_threads = 1")
     with Raw(server, timeout=30).structured(name=b"a/pc") as c, Raw(server) as busy:
         busy.hello().send(option(wire.NBD_OPT_GO, go_data(b"c")))
-        time.sleep(0.3)     # the only worker is at that
+        gate.reached()      # the only worker is at that
         forget(image)
         c.send(request(wire.NBD_CMD_READ, 0, 16 * MIB, cookie=1))
         pattern = os.urandom(MIB)
         sender = threading.Thread(target=c.send, args=(request(wire.NBD_CMD_WRITE, 20 * MIB, MIB, cookie=2) + pattern,))
         sender.start()
+        time.sleep(0.3)     # all of it is on its way, or waits before the server
+        gate.open()
         got, written = {}, False
         while not written or sum(map(len, got.values())) < 16 * MIB:
             _, kind, cookie, payload = c.chunk()

@@ -3,12 +3,12 @@
 import os
 import resource
 import socket
-import time
 from contextlib import ExitStack
 
 import pytest
 
 from harness import wire
+from harness.patience import granted, until
 from raw import MIB, Closed, Raw, request
 
 
@@ -21,11 +21,9 @@ def anonymous_memory(server):
         return next(int(line.split()[1]) for line in f if line.startswith("RssAnon")) << 10
 
 
-def comes_back_to(count, server, slack=2, limit=30):
-    deadline = time.monotonic() + limit
-    while descriptors(server) > count + slack:
-        assert time.monotonic() < deadline, f"{descriptors(server)} descriptors, {count} before"
-        time.sleep(0.1)
+def comes_back_to(count, server, slack=2):
+    until(lambda: descriptors(server) <= count + slack, 30,
+          lambda: f"{descriptors(server)} descriptors, {count} before", every=0.1)
 
 
 @pytest.fixture
@@ -38,8 +36,8 @@ def many_files():
 
 
 def plain(server):
-    sock = socket.create_connection((server.address, server.port), 20)
-    sock.settimeout(20)
+    sock = socket.create_connection((server.address, server.port), granted(20))
+    sock.settimeout(granted(20))
     return sock
 
 
@@ -60,15 +58,16 @@ def test_thousand_half_open_beside_a_station(many_files, served, content):
         for i in range(200):
             assert station.read(i * 4096, 4096) == content[i * 4096:(i + 1) * 4096]
         # Those who drip do not live longer for it.
-        deadline = time.monotonic() + 40
-        while descriptors(served) > before + 2:
-            assert time.monotonic() < deadline, f"{descriptors(served) - before} of them are left"
+
+        def gone():
             for sock in idle[1::4]:
                 try:
                     sock.send(b"\0")
                 except OSError:
                     pass
-            time.sleep(1)
+            return descriptors(served) <= before + 2
+
+        until(gone, 40, lambda: f"{descriptors(served) - before} of them are left", every=1)
         assert station.read(0, 4096) == content[:4096]
 
 
@@ -95,7 +94,7 @@ def test_answers_that_nobody_takes(make_server, tmp_path, content):
             for i in range(100):
                 assert good.parts(i * 7, 70000) == [(i * 7, content[i * 7:i * 7 + 70000])]
             # More than everybody's share: those who stand still make room for it.
-            good.sock.settimeout(60)
+            good.sock.settimeout(granted(60))
             at = len(content) - 15 * MIB
             assert good.parts(at, 16 * MIB, wire.NBD_CMD_FLAG_DF) == [(at, content[at:] + bytes(MIB))]
         served.wait_log("takes no answers, and their memory is wanted")

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from harness import wire
+from harness.patience import granted, until
 from harness.server import Server, ServerError, binary, free_port
 from raw import MIB, Closed, Raw, check_serves, request
 
@@ -21,7 +22,7 @@ READ, WRITE, FLUSH = wire.NBD_CMD_READ, wire.NBD_CMD_WRITE, wire.NBD_CMD_FLUSH
 def run(*argv, cwd=None, timeout=30):
     """(status, standard error) of an nbd-server that is to end by itself."""
     done = subprocess.run([binary(), *map(str, argv)], stdin=subprocess.DEVNULL, text=True, cwd=cwd,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=timeout)
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=granted(timeout))
     return done.returncode, done.stderr
 
 
@@ -49,10 +50,7 @@ class Background:
 
     def end(self):
         os.kill(self.pid, signal.SIGTERM)
-        deadline = time.monotonic() + 20
-        while self.alive() and time.monotonic() < deadline:
-            time.sleep(0.02)
-        assert not self.alive()
+        until(lambda: not self.alive())
         assert not self.pidfile.exists()
 
 
@@ -94,11 +92,29 @@ def test_background_finds_what_replaces_the_image(image, tmp_path, name):
         server.end()
 
 
+def test_a_signal_as_soon_as_there_is_a_pidfile(image, tmp_path):
+    """Whoever finds the process id in it may use it: SIGHUP, then SIGTERM, are no
+    sudden death."""
+    config, pidfile = tmp_path / "config", tmp_path / "pid"
+    user = "user = nobody\n" if os.geteuid() == 0 else ""      # giving up privileges takes a moment, too
+    config.write_text(f"[generic]\nport = {free_port()}\nlistenaddr = 127.0.0.1\n{user}"
+                      f"[a]\nexportname = {image}\nreadonly = true\n")
+    for _ in range(20):
+        pidfile.unlink(missing_ok=True)
+        server = subprocess.Popen([binary(), "-n", "-p", pidfile, "-C", config], stdin=subprocess.DEVNULL,
+                                  stderr=subprocess.PIPE, text=True)
+        until(lambda: server.poll() is not None or pidfile.exists() and pidfile.read_text(), every=0)
+        server.send_signal(signal.SIGHUP)
+        server.send_signal(signal.SIGTERM)
+        said = server.communicate(timeout=granted(20))[1]
+        assert server.returncode == 0 and "SIGHUP: " in said, said
+
+
 def test_background_releases_the_pipes_of_its_caller(image, tmp_path):
     """`out=$(nbd-server ...)` returns."""
     port = free_port()
     done = subprocess.run(["sh", "-c", f"out=$({binary()} -p {tmp_path}/pid {port} {image} 2>&1); echo \"$out\""],
-                          timeout=20, stdout=subprocess.PIPE, text=True)
+                          timeout=granted(20), stdout=subprocess.PIPE, text=True)
     os.kill(int((tmp_path / "pid").read_text()), signal.SIGTERM)
     assert "listening on" in done.stdout
 
@@ -128,7 +144,7 @@ def test_one_of_two_addresses_taken(image, tmp_path):
         status, err = run("-C", config)
         assert status == 1 and "Address already in use" in err
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.2", port), 1)
+        socket.create_connection(("127.0.0.2", port), granted(5))
 
 
 @pytest.mark.parametrize("argv,says", [
@@ -166,7 +182,7 @@ def test_wrong_command_lines(image, tmp_path, argv, says):
     status, err = run(*argv)
     assert status == 1 and says in err and err.startswith("nbd-server: "), err
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port), 1)
+        socket.create_connection(("127.0.0.1", port), granted(5))
 
 
 def test_no_arguments_shows_examples():
@@ -176,7 +192,7 @@ def test_no_arguments_shows_examples():
 
 def test_help_and_version():
     for option, word in (("-h", "Examples:"), ("-V", "nbd-server (nbdroot)")):
-        done = subprocess.run([binary(), option], stdout=subprocess.PIPE, text=True, timeout=10)
+        done = subprocess.run([binary(), option], stdout=subprocess.PIPE, text=True, timeout=granted(10))
         assert done.returncode == 0 and word in done.stdout
 
 
@@ -213,10 +229,8 @@ def test_addresses(make_server, image, host, connect):
 def test_image_has_one_writer(make_server, image):
     make_server(image)
     for options in ([], ["-r"]):
-        start = time.monotonic()
         status, err = run("-n", *options, free_port(), image)
         assert status == 1 and f"{image}: in use by another process" in err
-        assert time.monotonic() - start < 40
 
 
 def test_image_has_many_readers(make_server, image):
@@ -240,7 +254,7 @@ def test_image_we_may_only_read(make_server, image):
     image.chmod(0o444)
     argv = ["setpriv", "--reuid=65534", "--clear-groups"] if os.geteuid() == 0 else []
     os.chmod(image.parent, 0o755)
-    done = subprocess.run(argv + [binary(), "-n", str(free_port()), str(image)], text=True, timeout=20,
+    done = subprocess.run(argv + [binary(), "-n", str(free_port()), str(image)], text=True, timeout=granted(20),
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 1 and "Permission denied" in done.stdout
 
@@ -344,7 +358,7 @@ def test_stop_finishes_what_is_in_flight(make_server, image):
             pass
         assert idle.closed() and half.closed() and silent.closed()
     # Not stop(): a second signal would be taken for impatience.
-    assert server.process.wait(20) == 0
+    assert server.process.wait(granted(20)) == 0
     data = image.read_bytes()[16 * MIB:]
     for i in range(answered):
         assert data[i * 4096:(i + 1) * 4096] == b"s" * 4096
@@ -365,6 +379,7 @@ def test_stop_says_so_to_who_understands(make_server, image, content):
     c.request(READ, 0, 512, cookie=2)
     server.process.send_signal(signal.SIGTERM)
     assert all(other.closed() for other in others)
+    hurry(c)
     while length < 24 * MIB or error is None:
         flags, kind, cookie, payload = c.chunk()
         if cookie != 2:
@@ -375,7 +390,14 @@ def test_stop_says_so_to_who_understands(make_server, image, content):
             error = payload
     assert error[:4] == struct.pack(">I", wire.NBD_ESHUTDOWN) and b"shutting down" in error
     assert c.closed()
-    assert server.process.wait(20) == 0
+    assert server.process.wait(granted(20)) == 0
+
+
+def hurry(c):
+    """The server waits 5 s for its last answers to be taken, no longer: a client
+    that was slow until it had to be takes the rest in large pieces."""
+    c.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * MIB)
+    return 0
 
 
 @pytest.mark.parametrize("structured", [False, True])
@@ -386,22 +408,25 @@ def test_stop_loses_no_answer_that_is_on_its_way(make_server, image, content, st
     c = Raw(server, rcvbuf=4096, timeout=60)
     c = c.structured() if structured else c.go()
     c.request(READ, 0, 12 * MIB, cookie=1)
-    got, reset = bytearray(c.recv(32)), False   # it is at it
+    got, reset = bytearray(c.recv(8 * MIB)), False  # it is at it
     server.process.send_signal(signal.SIGTERM)
     server.wait_log("stopping")
     time.sleep(0.1)
     c.send(request(READ, 0, 512, cookie=2))
+    slow = time.monotonic() + 0.5   # the server is done long before we are
     try:
         while part := c.sock.recv(MIB):
             got += part
-            if len(got) > 8 * MIB:
-                time.sleep(0.001)   # the server is done long before we are
+            if time.monotonic() < slow:
+                time.sleep(0.001)
+            elif slow:
+                slow = hurry(c)
     except ConnectionResetError:
         reset = True
     assert bytes(got[16:]).find(content[:12 * MIB]) >= 0, (len(got), reset)
     if structured:
         assert b"shutting down" in got[12 * MIB:]
-    assert server.process.wait(20) == 0
+    assert server.process.wait(granted(20)) == 0
 
 
 def test_stop_does_not_wait_for_ever(make_server, image):
@@ -412,7 +437,7 @@ def test_stop_does_not_wait_for_ever(make_server, image):
     c.reply()       # it is at it
     start = time.monotonic()
     server.stop()
-    assert 3 < time.monotonic() - start < 28
+    assert time.monotonic() - start > 3
     assert "does not take its answers" in server.log()
     c.close()
 
@@ -426,7 +451,7 @@ def test_second_signal_ends_it_at_once(make_server, image):
     server.wait_log("stopping")
     time.sleep(0.2)
     server.process.send_signal(signal.SIGINT)
-    assert server.process.wait(10) == 1
+    assert server.process.wait(granted(10)) == 1
     c.close()
 
 

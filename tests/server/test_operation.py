@@ -15,6 +15,7 @@ import urllib.request
 import pytest
 
 from harness import wire
+from harness.patience import granted, until
 from harness.process import DIE_WITH_PARENT
 from harness.server import ServerError, binary, free_port
 from raw import MIB, Raw, check_serves, go_data
@@ -22,10 +23,15 @@ from session import Refused, Station
 
 
 def ask(*argv, status=0):
-    done = subprocess.run([binary(), *map(str, argv)], stdin=subprocess.DEVNULL, text=True, timeout=30,
+    done = subprocess.run([binary(), *map(str, argv)], stdin=subprocess.DEVNULL, text=True, timeout=granted(30),
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert done.returncode == status, (done.stdout, done.stderr)
     return done.stdout if not status else done.stderr
+
+
+def nobody_left(server):
+    """Wait until it shows no connection any more."""
+    until(lambda: not json.loads(ask("status", server.sock, "--json"))["connections"])
 
 
 def configure(server, text):
@@ -56,9 +62,7 @@ def test_status(lab, image):
         table = ask("status", server.sock)
         assert "pc7" in table and "127.0.0.1" in table and str(image) in table
         assert abs(one["since"] - time.time()) < 100
-    deadline = time.monotonic() + 10
-    while json.loads(ask("status", server.sock, "--json"))["connections"]:
-        assert time.monotonic() < deadline
+    nobody_left(server)
     server.stop()
     assert "no server answers there" in ask("status", server.sock, status=1)
 
@@ -68,12 +72,12 @@ def test_metrics(lab, image, tmp_path):
     server = lab(f"[a\"b]\nexportname = {image}\n", f"metricsport = {port}\n")
     with Station(server, 'a"b', boot=None) as c:
         assert len(c.read(0, 4096)) == 4096
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20).read().decode()
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=granted(20)).read().decode()
         assert "\nnbdroot_read_bytes_total 4096\n" in text
         assert '\nnbdroot_export_connections{export="a\\"b"} 1\n' in text
         c.disconnect()
     with pytest.raises(urllib.error.HTTPError):
-        urllib.request.urlopen(f"http://127.0.0.1:{port}/reload", timeout=20)
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/reload", timeout=granted(20))
     # What has ended still counts.
     with socket.socket(socket.AF_UNIX) as s:
         s.connect(f"{tmp_path}/sock")
@@ -128,7 +132,7 @@ def test_control_socket(lab, image, tmp_path, make_server):
     server.start()
     ask("status", server.sock)
     ask("drain", server.sock)
-    assert server.process.wait(20) == 0 and not os.path.exists(path)
+    assert server.process.wait(granted(20)) == 0 and not os.path.exists(path)
 
 
 def drip(connections):
@@ -154,15 +158,11 @@ def test_control_slots_cannot_be_held(lab, image, tmp_path):
         s = socket.socket(socket.AF_UNIX)
         s.connect(f"{tmp_path}/sock")
         held.append(s)
-    start = time.monotonic()
-    while drip(by_port) + drip(held):
-        assert time.monotonic() - start < 18, (len(by_port), len(held))
-        time.sleep(0.5)
+    until(lambda: not drip(by_port) + drip(held), what=lambda: (len(by_port), len(held)), every=0.5)
     ask("status", server.sock)
-    urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20).close()
+    urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=granted(20)).close()
 
 
-@pytest.mark.skipif(not shutil.which("prlimit"), reason="prlimit of util-linux")
 def processor_seconds(server):
     words = open(f"/proc/{server.pid}/stat").read().rsplit(")", 1)[1].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
@@ -173,7 +173,7 @@ def test_not_one_descriptor_to_refuse_with(make_server, image):
     server = make_server(image)
     limits = resource.prlimit(server.pid, resource.RLIMIT_NOFILE)
     resource.prlimit(server.pid, resource.RLIMIT_NOFILE, (3, limits[1]))
-    with socket.create_connection((server.address, server.port), timeout=20) as s:
+    with socket.create_connection((server.address, server.port), timeout=granted(20)) as s:
         server.wait_log("too many open files")
         before = processor_seconds(server)
         time.sleep(2)
@@ -182,6 +182,7 @@ def test_not_one_descriptor_to_refuse_with(make_server, image):
         assert s.recv(8) == b"NBDMAGIC"
 
 
+@pytest.mark.skipif(not shutil.which("prlimit"), reason="prlimit of util-linux")
 def test_control_without_descriptors(make_server, image, tmp_path):
     """The server does not spin while nothing can be accepted with."""
     server = make_server(config=f"[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\ncontrolsock = {tmp_path}/sock\n"
@@ -197,7 +198,7 @@ def test_control_without_descriptors(make_server, image, tmp_path):
         assert processor_seconds(server) - before < 0.7
         for c in held:
             c.close()
-        s.settimeout(20)
+        s.settimeout(granted(20))
         assert s.makefile("rb").read().startswith(b"#")
 
 
@@ -244,7 +245,7 @@ def test_reload_of_something_wrong(lab, image, text, says):
     """All of it or nothing of it."""
     server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
     configure(server, text.replace("IMAGE", str(image)))
-    answer = subprocess.run([binary(), "reload", server.sock], stdout=subprocess.PIPE, text=True, timeout=20)
+    answer = subprocess.run([binary(), "reload", server.sock], stdout=subprocess.PIPE, text=True, timeout=granted(20))
     assert answer.returncode == 1 and says.replace('"', '\\"') in answer.stdout
     server.wait_log("reload: nothing is changed")
     check_serves(server, b"lab")
@@ -262,15 +263,12 @@ def test_reload_of_a_file_that_nobody_uses(lab, image, keys, name):
     with Station(server, "lab", "pc7", "b") as c:
         assert c.write(0, b"w" * 100) == 0
         c.disconnect()
-    deadline = time.monotonic() + 10
-    while json.loads(ask("status", server.sock, "--json"))["connections"]:
-        assert time.monotonic() < deadline
+    nobody_left(server)
     for text in f"[{name}]\nexportname = {image}\n{keys}\n", first:
         configure(server, text)
-        while subprocess.run([binary(), "reload", server.sock], stdout=subprocess.DEVNULL).returncode:
-            # Its last connection may be on its way out still.
-            assert time.monotonic() < deadline, server.log_tail()
-            time.sleep(0.1)
+        # Its last connection may be on its way out still.
+        until(lambda: not subprocess.run([binary(), "reload", server.sock], stdout=subprocess.DEVNULL).returncode,
+              what=server.log_tail, every=0.1)
         status, = json.loads(ask("status", server.sock, "--json"))["exports"]
         assert status["size"] == (2 if text != first and "2m" in keys else 32) * MIB
         with Station(server, status["name"], "pc7", f"b{len(text)}") as c:
@@ -300,13 +298,11 @@ def test_connections_of_one_address(lab, image):
     for _ in range(4):
         held = [Raw(server).go(b"lab") for _ in range(3)]
         assert Raw(server).closed()
-        with socket.create_connection((server.address, server.port), 20, ("127.0.0.2", 0)) as other:
+        with socket.create_connection((server.address, server.port), granted(20), ("127.0.0.2", 0)) as other:
             assert other.recv(8) == b"NBDMAGIC"
         for c in held:
             c.disconnect()
-        deadline = time.monotonic() + 10
-        while json.loads(ask("status", server.sock, "--json"))["connections"]:
-            assert time.monotonic() < deadline
+        nobody_left(server)
     server.wait_log("127.0.0.1: a connection was refused: its address has as many connections as it may have (maxperaddress)")
 
 
@@ -347,7 +343,9 @@ def test_pidfile_does_not_overwrite(image, tmp_path, holds):
 
 def test_pidfile_of_a_dead_server(make_server, image, tmp_path):
     path = tmp_path / "pid"
-    path.write_text("99999\n")
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    path.write_text(f"{dead.pid}\n")
     server = make_server(image, options=["-p", path])
     assert path.read_text() == f"{server.pid}\n"
     server.stop()
@@ -494,8 +492,13 @@ def test_file_is_gone_for_a_moment(lab, image, content):
 
 
 def deleted_files(server):
-    return [p for p in (os.readlink(f"/proc/{server.pid}/fd/{fd}") for fd in os.listdir(f"/proc/{server.pid}/fd"))
-            if p.endswith(" (deleted)")]
+    found = []
+    for fd in os.listdir(f"/proc/{server.pid}/fd"):
+        try:
+            found.append(os.readlink(f"/proc/{server.pid}/fd/{fd}"))
+        except FileNotFoundError:
+            pass        # closed this moment
+    return [path for path in found if path.endswith(" (deleted)")]
 
 
 @pytest.mark.parametrize("keys", ["readonly = true", "overlay = keep", ""])
@@ -539,10 +542,14 @@ def test_reload_looks_at_published_images(lab, image):
 
 def test_a_file_twice(lab, image):
     """At once, and it says which export has it."""
-    start = time.monotonic()
-    with pytest.raises(ServerError, match=r'config:\d+: .*image: is served already, read-write, as export "a"'):
-        lab(f"[a]\nexportname = {image}\n[b]\nexportname = {image}\n")
-    assert time.monotonic() - start < 4
+    def took():
+        start = time.monotonic()
+        with pytest.raises(ServerError, match=r'config:\d+: .*image: is served already, read-write, as export "a"'):
+            lab(f"[a]\nexportname = {image}\n[b]\nexportname = {image}\n")
+        return time.monotonic() - start
+
+    # Another process's lock is waited for for 5 s; a machine may be slow, but not each time.
+    assert any(took() < 4 for _ in range(5))
     # Read-only, and with overlays, as often as one likes.
     server = lab(f"[a]\nexportname = {image}\nreadonly = true\n[b]\nexportname = {image}\noverlay = keep\n")
     check_serves(server, b"b/x")
@@ -556,9 +563,7 @@ def test_overlays_command(lab, image, content, tmp_path):
     with Station(server, "lab/pc1", boot=None) as one:
         assert one.write(0, b"1" * 8192) == 0
         Station(server, "lab/pc2", boot=None).disconnect()
-        deadline = time.monotonic() + 10
-        while "lab@pc2" not in (table := ask("overlays", "list", folder)) or table.count("in use") > 1:
-            assert time.monotonic() < deadline
+        table = until(lambda: (said := ask("overlays", "list", folder)).count("in use") <= 1 and "lab@pc2" in said and said)
         lines = {line.split()[0]: line for line in table.splitlines()}
         assert "8192" in lines["lab@pc1"] and "in use" in lines["lab@pc1"] and "idle" in lines["lab@pc2"]
         assert str(image) in lines["lab@pc1"]
@@ -567,9 +572,7 @@ def test_overlays_command(lab, image, content, tmp_path):
         assert "in use; shut its station down first" in ask("overlays", "drop", folder, "lab@pc1", status=1)
         assert one.read(0, 10) == b"1" * 10
         one.disconnect()
-    deadline = time.monotonic() + 10
-    while "in use" in ask("overlays", "list", folder):
-        assert time.monotonic() < deadline
+    until(lambda: "in use" not in ask("overlays", "list", folder))
     ask("overlays", "drop", folder, "lab@pc1", "lab@pc2")
     with Station(server, "lab/pc1", boot=None) as c:
         assert c.read(0, 10) == content[:10]

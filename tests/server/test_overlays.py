@@ -9,6 +9,7 @@ import time
 import pytest
 
 from harness import wire
+from harness.patience import deadline, until
 from harness.server import ServerError
 from raw import MIB, Raw, go_data, option
 from session import Refused, Station
@@ -299,12 +300,12 @@ def test_fresh_for_strangers(lab, content, tmp_path):
         c.reset()
     # Before it is noticed, the lost one counts among those who leave.
     wait_idle(tmp_path, "lab@127.0.0.1.overlay")
-    deadline = time.monotonic() + 10
     with Station(server, "lab", boot=None) as c:
         assert c.read(0, 100) == b"s" * 100
         assert c.flush() == 0
         c.disconnect()
-    while time.monotonic() < deadline:
+    end = deadline(10)
+    while time.monotonic() < end:
         with Station(server, "lab", boot=None) as c:
             if c.read(0, 100) == content[:100]:
                 return
@@ -322,16 +323,16 @@ def visit(server, name="lab", read=True):
 
 def wait_idle(tmp_path, name):
     """Until nobody uses it."""
-    deadline = time.monotonic() + 10
     with open(tmp_path / "state" / "overlays" / name, "rb") as f:
-        while True:
+        def idle():
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 fcntl.flock(f, fcntl.LOCK_UN)
-                return
+                return True
             except BlockingIOError:
-                assert time.monotonic() < deadline
-                time.sleep(0.02)
+                return False
+
+        until(idle, what=f"{name} is in use")
 
 
 def test_fresh_is_not_emptied_by_a_visitor(lab, content, tmp_path):
@@ -543,9 +544,9 @@ def crash_rounds(server, content, rounds, export):
     blocks = 1024
     for number in range(rounds):
         c = Station(server, export)
-        until = time.monotonic() + rng.uniform(0.05, 0.5)
+        end = time.monotonic() + rng.uniform(0.05, 0.5)
         pending = {}
-        while time.monotonic() < until:
+        while time.monotonic() < end:
             batch = []
             for cookie in range(16):
                 block, n = rng.randrange(blocks), rng.choice([1, 1, 2, 8])
@@ -561,7 +562,7 @@ def crash_rounds(server, content, rounds, export):
                     c.request(wire.NBD_CMD_WRITE, block * BLOCK, len(data) * BLOCK, cookie=block, payload=b"".join(data))
                 else:
                     c.request(ZEROES, block * BLOCK, len(data) * BLOCK, cookie=block)
-            if time.monotonic() > until:
+            if time.monotonic() > end:
                 break
             left = {block: data for _, block, data in batch}
             for _ in batch:

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from harness import wire
+from harness.patience import granted
 from raw import MIB, Closed, Raw, go_data, meta_data
 
 SET = wire.NBD_OPT_SET_META_CONTEXT
@@ -24,7 +25,7 @@ class From(Raw):
     """The same from another address of this machine."""
 
     def __init__(self, server, address, timeout=20):
-        self.sock = socket.create_connection((server.address, server.port), timeout, (address, 0))
+        self.sock = socket.create_connection((server.address, server.port), granted(timeout), (address, 0))
 
 
 def attached(server, *args, address=None, name=b"", **kwargs):

@@ -9,6 +9,7 @@ import subprocess
 import nbd
 import pytest
 
+from harness.patience import granted
 from harness.server import binary
 from raw import Raw
 
@@ -18,12 +19,12 @@ class On(Raw):
 
     def __init__(self, sock):
         self.sock = sock
-        sock.settimeout(20)
+        sock.settimeout(granted(20))
 
 
 def wait(process, status=0):
     try:
-        _, err = process.communicate(timeout=30)
+        _, err = process.communicate(timeout=granted(30))
     except subprocess.TimeoutExpired:
         process.kill()
         raise
@@ -56,7 +57,7 @@ def test_inetd_has_one_socket_for_all(image, content):
         c.go()
         assert c.read(0, 4096) == content[:4096]
         c.disconnect()
-    assert process.wait(30) == 0
+    assert process.wait(granted(30)) == 0
 
 
 def test_prerun_that_prints(image, content, tmp_path):
@@ -76,7 +77,7 @@ def test_prerun_that_prints(image, content, tmp_path):
         c.go(b"a")
         assert c.read(0, 4096) == content[:4096]
         c.disconnect()
-    assert process.wait(30) == 0
+    assert process.wait(granted(30)) == 0
 
 
 def test_standard_input_hangs_up(image):
@@ -92,7 +93,7 @@ def test_standard_input_hangs_up(image):
 
 def test_standard_input_that_is_no_connection(image):
     done = subprocess.run([binary(), "0", str(image)], stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
-                          text=True, timeout=30, check=False)
+                          text=True, timeout=granted(30), check=False)
     assert done.returncode == 1
     assert "standard input is not a connection" in done.stderr
 
@@ -143,7 +144,7 @@ def test_inherited_socket(image, content, tmp_path, family):
 def test_inherited_nonsense_is_refused(image):
     script = 'exec 3</dev/null; LISTEN_PID=$$ LISTEN_FDS=1 exec "$0" 10809 "$1"'
     done = subprocess.run(["sh", "-c", script, binary(), str(image)], stderr=subprocess.PIPE,
-                          text=True, timeout=30, check=False)
+                          text=True, timeout=granted(30), check=False)
     assert done.returncode == 1 and "inherited descriptor 3" in done.stderr
 
 
@@ -166,7 +167,7 @@ def test_unix_socket_of_the_configuration(make_server, image, content, tmp_path)
     with Raw(server) as c:
         c.go(b"lab")
     other = subprocess.run([binary(), "-n", "-C", str(server.config_path)], stderr=subprocess.PIPE,
-                           text=True, timeout=30, check=False)
+                           text=True, timeout=granted(30), check=False)
     assert other.returncode == 1 and str(path) in other.stderr
     server.stop()
     assert not path.exists()

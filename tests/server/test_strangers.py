@@ -6,13 +6,14 @@ import subprocess
 
 import pytest
 
+from harness.patience import granted
 from raw import MIB, forget
 
 
 def run(*argv, status=0, **kwargs):
     """Run it; its output, or a failure that shows it."""
     done = subprocess.run([str(a) for a in argv], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                          text=True, timeout=180, **kwargs)
+                          text=True, timeout=granted(180), **kwargs)
     assert done.returncode == status, f"{argv}: status {done.returncode}\n{done.stdout}"
     return done.stdout
 

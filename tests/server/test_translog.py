@@ -6,12 +6,12 @@ import re
 import shutil
 import struct
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
 from harness import wire
+from harness.patience import granted, until
 from harness.server import Server, ServerError, binary
 from raw import MIB, Raw, check_serves, extended_request, request
 
@@ -243,10 +243,7 @@ def test_comes_to_the_file_while_the_server_runs(logged, log):
     with Raw(server) as c:
         c.go(b"a")
         c.read(0, 512)
-        deadline = time.monotonic() + 20
-        while len(headers(log)) < 2:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: len(headers(log)) >= 2)
     assert log.stat().st_mode & 0o777 == 0o600
 
 
@@ -305,10 +302,7 @@ def test_rotated(make_server, image, log):
         server.wait_log("SIGHUP: ", count=count)
 
     def written(path, n):
-        deadline = time.monotonic() + 20
-        while len(headers(path)) < n:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        until(lambda: len(headers(path)) >= n)
         assert len(headers(path)) == n
 
     with Raw(server) as c:
@@ -366,7 +360,7 @@ def test_refused_at_start(image, tmp_path, what, content):
     config.write_text("[generic]\nport = 1\n"
                       f"[a]\nexportname = {image}\ntransactionlog = {path}\n")
     for options in (["-n"], ["--check"]):
-        done = subprocess.run([binary(), *options, "-C", config], text=True, timeout=20,
+        done = subprocess.run([binary(), *options, "-C", config], text=True, timeout=granted(20),
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert done.returncode == 1
         assert f"nbd-server: {config}:3: {path}: " in done.stdout

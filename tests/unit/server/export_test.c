@@ -32,7 +32,7 @@ struct image *__wrap_image_hold(struct image *i)
 
 	if (atomic_exchange(&stay, false)) {
 		clock_gettime(CLOCK_REALTIME, &until);
-		until.tv_sec += 5;
+		until.tv_sec += 60;
 		sem_post(&inside);
 		if (sem_timedwait(&go_on, &until))
 			atomic_store(&nobody_came, true);

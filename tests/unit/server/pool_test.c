@@ -14,7 +14,7 @@
 #include "pool.h"
 
 #define WORKERS	16
-#define PATIENCE	20
+#define PATIENCE	100	/* s; nothing here takes as much as one */
 
 static sem_t begun, go_on, done;
 /* What the store does not go on with until ->go_on; NBD_CMD_*, JOB_*. */
