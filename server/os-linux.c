@@ -41,6 +41,17 @@ ssize_t os_pwrite_durable(int fd, const void *buf, size_t len, uint64_t off)
 	return n < 0 ? -errno : n;
 }
 
+int os_reopen(int fd)
+{
+	char link[64];
+	int again;
+
+	/* Whatever its name is by now. */
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	again = open(link, O_WRONLY | O_CLOEXEC);
+	return again < 0 ? -errno : again;
+}
+
 static int allocate(int fd, int mode, uint64_t off, uint64_t len)
 {
 	int r;
