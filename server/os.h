@@ -62,9 +62,9 @@ pid_t os_peer_process(int sock);
 
 /*
  * Let this thread run before all that is not real-time, whenever it has
- * something to do; what it starts does not. 0 or an errno.
+ * something to do; what it starts does not. Or no longer. 0 or an errno.
  */
-int os_realtime(pthread_t thread);
+int os_realtime(pthread_t thread, bool on);
 
 /* May threads of this process become so, whoever we are? Best effort. */
 void os_allow_realtime(bool on);
