@@ -51,7 +51,6 @@ static struct {
 	pthread_t *thread;
 	unsigned int threads;
 } pool = {
-	.lock = PTHREAD_MUTEX_INITIALIZER,
 	.work = PTHREAD_COND_INITIALIZER,
 };
 
@@ -293,12 +292,27 @@ static void share_out(unsigned int threads)
 	pool.max_busy = threads - threads / 8;
 }
 
-bool pool_start(unsigned int threads, void (*done)(struct job *list))
+/* An ordinary mutex where the system has no other. */
+static void make_lock(bool lend)
+{
+	pthread_mutexattr_t attr;
+
+	pthread_mutexattr_init(&attr);
+	if (!lend ||
+	    pthread_mutexattr_setprotocol(&attr, PTHREAD_PRIO_INHERIT) ||
+	    pthread_mutex_init(&pool.lock, &attr))
+		pthread_mutex_init(&pool.lock, NULL);
+	pthread_mutexattr_destroy(&attr);
+}
+
+bool pool_start(unsigned int threads, bool lend,
+		void (*done)(struct job *list))
 {
 	pthread_attr_t attr;
 	sigset_t all, old;
 	unsigned int i;
 
+	make_lock(lend);
 	for (i = 0; i < QUEUES; i++)
 		job_list_init(&pool.queue[i].jobs);
 	pool.turn = NULL;
@@ -374,4 +388,5 @@ void pool_stop(void)
 	free(pool.thread);
 	pool.thread = NULL;
 	pool.threads = 0;
+	pthread_mutex_destroy(&pool.lock);
 }

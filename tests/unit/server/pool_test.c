@@ -174,7 +174,7 @@ static int start_with(unsigned int workers)
 	atomic_store(&conn.gone, false);
 	conn.store = modest.store = &store;
 	atomic_store(&modest_one_read, false);
-	return !pool_start(workers, take_back);
+	return !pool_start(workers, false, take_back);
 }
 
 static int start(void **state)
