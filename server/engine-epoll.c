@@ -55,7 +55,6 @@ struct adopted {
 };
 
 struct loop {
-	pthread_t thread;
 	unsigned int index;
 	int epfd, evfd;
 	struct events events;
@@ -89,6 +88,8 @@ static struct {
 	atomic_bool pressed;	/* see tick() */
 	int reserve;		/* a descriptor to spend when there are none */
 } engine;
+/* No loop serves while it is held. */
+static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
 
 static uint64_t now_ms(void)
 {
@@ -234,10 +235,8 @@ struct out *loop_chunk_get(struct loop *l)
 		o = malloc(sizeof(*o) + LOOP_CHUNK);
 		if (!o)
 			return NULL;
-		memset(o, 0, sizeof(*o));
-		o->kind = OUT_CHUNK;
-		o->cap = LOOP_CHUNK;
-		o->mem = (uint8_t *)(o + 1);
+		*o = (struct out){ .kind = OUT_CHUNK, .cap = LOOP_CHUNK,
+				   .mem = (uint8_t *)(o + 1) };
 	}
 	o->pos = o->len = 0;
 	return o;
@@ -567,6 +566,8 @@ static void *loop_main(void *arg)
 	struct epoll_event event[EVENTS];
 	struct loop *l = arg;
 
+	pthread_mutex_lock(&gate);
+	pthread_mutex_unlock(&gate);
 	while (!l->stopping || l->n_conns) {
 		int n = events_wait(&l->events, l->epfd, event, EVENTS,
 				    patience(l));
@@ -626,7 +627,7 @@ bool engine_start(const struct engine_settings *s)
 	engine.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	budget_init(0);
 	if (!engine.loop || !pool_start(s->workers ? s->workers : 16,
-					loop_jobs_done)) {
+					s->realtime, loop_jobs_done)) {
 		log_msg(LOG_ERR, "cannot start worker threads");
 		return false;
 	}
@@ -645,20 +646,24 @@ bool engine_start(const struct engine_settings *s)
 
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
+	pthread_mutex_lock(&gate);
 	for (i = 0; ok && i < engine.n_loops; i++)
-		ok = !pthread_create(&engine.loop[i].thread, NULL, loop_main,
-				     &engine.loop[i]);
+		ok = !pthread_create(&engine.loop[i].events.thread, NULL,
+				     loop_main, &engine.loop[i]);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	if (!ok)
 		log_msg(LOG_ERR, "cannot start event loops: %s",
 			strerror(errno));
 	for (i = 0; ok && s->realtime && i < engine.n_loops; i++)
-		if (!events_come_first(&engine.loop[i].events,
-				       engine.loop[i].thread))
+		if (!events_come_first(&engine.loop[i].events))
 			break;
-	/* No program that we run is to. */
+	/* All of them or none. */
+	while (i < engine.n_loops && i--)
+		events_come_as_others(&engine.loop[i].events);
+	/* No program that we run is to, not even that of the first client. */
 	if (s->realtime)
 		os_allow_realtime(false);
+	pthread_mutex_unlock(&gate);
 	return ok;
 }
 
@@ -671,7 +676,7 @@ void engine_stop(void)
 		wake(&engine.loop[i]);
 	}
 	for (i = 0; i < engine.n_loops; i++)
-		pthread_join(engine.loop[i].thread, NULL);
+		pthread_join(engine.loop[i].events.thread, NULL);
 	pool_stop();
 	for (i = 0; i < engine.n_loops; i++) {
 		struct loop *l = &engine.loop[i];

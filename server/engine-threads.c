@@ -32,6 +32,7 @@
 #include "conn.h"
 #include "log.h"
 #include "loop.h"
+#include "os.h"
 #include "pool.h"
 
 /* As in engine-epoll.c. */
@@ -488,10 +489,13 @@ bool engine_start(const struct engine_settings *s)
 	engine.exports = s->exports;
 	engine.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	budget_init(0);
-	if (s->realtime)
+	if (s->realtime) {
 		log_msg(LOG_WARNING, "realtime = true: this server has a thread for each connection and no loops; going on without");
+		/* No program that we run is to, either. */
+		os_allow_realtime(false);
+	}
 	if (s->n_listeners > MAX_LISTENERS || !open_pipe(engine.pipe) ||
-	    !pool_start(s->workers ? s->workers : 16, loop_jobs_done)) {
+	    !pool_start(s->workers ? s->workers : 16, false, loop_jobs_done)) {
 		log_msg(LOG_ERR, "cannot start worker threads");
 		return false;
 	}

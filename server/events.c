@@ -57,9 +57,9 @@ int events_wait(struct events *w, int epfd, struct epoll_event *event,
 	return n;
 }
 
-bool events_come_first(struct events *w, pthread_t thread)
+bool events_come_first(struct events *w)
 {
-	int err = os_realtime(thread);
+	int err = os_realtime(w->thread, true);
 
 	if (err)
 		log_msg(LOG_WARNING, "realtime = true: the kernel refuses it (%s); going on without. It needs LimitRTPRIO=1 (ulimit -r 1) or to be root, and under systemd RestrictRealtime=no",
@@ -67,4 +67,10 @@ bool events_come_first(struct events *w, pthread_t thread)
 	else
 		atomic_store(&w->sleeps, true);
 	return !err;
+}
+
+void events_come_as_others(struct events *w)
+{
+	if (!os_realtime(w->thread, false))
+		atomic_store(&w->sleeps, false);
 }

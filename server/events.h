@@ -14,6 +14,7 @@ struct epoll_event;
 
 /* One a loop, zeroed at first. */
 struct events {
+	pthread_t thread;		/* that waits for them */
 	unsigned int short_waits;	/* in a row */
 	atomic_bool sleeps;		/* always, and at once */
 };
@@ -27,7 +28,10 @@ struct events {
 int events_wait(struct events *w, int epfd, struct epoll_event *event,
 		int max, int timeout_ms);
 
-/* @thread, which waits for these, is to run before all others. False: logged. */
-bool events_come_first(struct events *w, pthread_t thread);
+/* ->thread is to run before all others. False: logged. */
+bool events_come_first(struct events *w);
+
+/* No longer. */
+void events_come_as_others(struct events *w);
 
 #endif

@@ -41,6 +41,17 @@ ssize_t os_pwrite_durable(int fd, const void *buf, size_t len, uint64_t off)
 	return n < 0 ? -errno : n;
 }
 
+int os_reopen(int fd)
+{
+	char link[64];
+	int again;
+
+	/* Whatever its name is by now. */
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	again = open(link, O_WRONLY | O_CLOEXEC);
+	return again < 0 ? -errno : again;
+}
+
 static int allocate(int fd, int mode, uint64_t off, uint64_t len)
 {
 	int r;
@@ -179,12 +190,13 @@ pid_t os_peer_process(int sock)
  * The least of the priorities. In turns, for two loops may meet on a processor
  * (a cgroup may have fewer of them than the machine).
  */
-int os_realtime(pthread_t thread)
+int os_realtime(pthread_t thread, bool on)
 {
-	const struct sched_param p = { .sched_priority = 1 };
+	const struct sched_param p = { .sched_priority = on };
 
-	return pthread_setschedparam(thread, SCHED_RR | SCHED_RESET_ON_FORK,
-				     &p);
+	/* Not everybody may clear that flag again; it does no harm. */
+	return pthread_setschedparam(thread, (on ? SCHED_RR : SCHED_OTHER) |
+				     SCHED_RESET_ON_FORK, &p);
 }
 
 void os_allow_realtime(bool on)

@@ -20,6 +20,12 @@ ssize_t os_pread_now(int fd, void *buf, size_t len, uint64_t off);
 /* pwrite() that is durable on return: bytes written or -errno. */
 ssize_t os_pwrite_durable(int fd, const void *buf, size_t len, uint64_t off);
 
+/*
+ * The file of @fd once more, for writing, as a description of its own: Linux
+ * tells each of those of a lost page, and each once. -errno: not to be had.
+ */
+int os_reopen(int fd);
+
 /* Give the space back; reads as zeroes afterwards. 0 or -errno. */
 int os_punch_hole(int fd, uint64_t off, uint64_t len);
 
@@ -56,9 +62,9 @@ pid_t os_peer_process(int sock);
 
 /*
  * Let this thread run before all that is not real-time, whenever it has
- * something to do; what it starts does not. 0 or an errno.
+ * something to do; what it starts does not. Or no longer. 0 or an errno.
  */
-int os_realtime(pthread_t thread);
+int os_realtime(pthread_t thread, bool on);
 
 /* May threads of this process become so, whoever we are? Best effort. */
 void os_allow_realtime(bool on);

@@ -2,7 +2,9 @@
 /*
  * pool.c - worker threads and their four queues. Reads are one; whatever
  * writes or syncs is another, and may hold no more than three quarters of the
- * workers: when the disk throttles writers, stations that boot still read.
+ * workers: when the disk throttles writers, stations that boot still read. Nor
+ * do reads that wait without an end keep writers from the disk: up to a quarter of
+ * the workers writes meanwhile, each second one that takes something to do.
  * Connections that open and close their exports run programs that take as long
  * as they like, and long zeroings and their like take the disk's time: of the
  * workers a quarter each.
@@ -41,13 +43,14 @@ static struct {
 	struct read_turn *turn, **last_turn;
 	unsigned int idle;
 	unsigned int max_busy;	/* workers that do not read */
+	unsigned int reserve;	/* workers that write though reads wait */
+	bool was_write;		/* before reads that waited: READ is next */
 	bool was_long;		/* LONG had its turn, so WRITE is next */
 	bool stop;
 	void (*done)(struct job *list);
 	pthread_t *thread;
 	unsigned int threads;
 } pool = {
-	.lock = PTHREAD_MUTEX_INITIALIZER,
 	.work = PTHREAD_COND_INITIALIZER,
 };
 
@@ -142,17 +145,13 @@ static bool may_take(const struct queue *q)
 	return any && q->running < q->max;
 }
 
-/* Under the lock: the queue that is to be served next; NULL: none. */
-static struct queue *next_queue(void)
+/* Under the lock, as the next: LONG and WRITE in their turns; NULL: neither. */
+static struct queue *next_writer(void)
 {
 	struct queue *q = pool.queue;
-	unsigned int busy = q[OPEN].running + q[LONG].running + q[WRITE].running;
 
-	if (may_take(&q[OPEN]) && busy < pool.max_busy)
-		return &q[OPEN];
-	if (may_take(&q[READ]))
-		return &q[READ];
-	if (busy >= q[WRITE].max)
+	if (q[OPEN].running + q[LONG].running + q[WRITE].running >=
+	    q[WRITE].max)
 		return NULL;
 	if (may_take(&q[LONG]) && !(q[WRITE].jobs.first && pool.was_long)) {
 		pool.was_long = true;
@@ -160,6 +159,22 @@ static struct queue *next_queue(void)
 	}
 	pool.was_long = false;
 	return may_take(&q[WRITE]) ? &q[WRITE] : NULL;
+}
+
+/* The queue that is to be served next; NULL: none. */
+static struct queue *next_queue(void)
+{
+	struct queue *q = pool.queue, *writer = NULL;
+	const unsigned int write = q[LONG].running + q[WRITE].running;
+
+	if (may_take(&q[OPEN]) && write + q[OPEN].running < pool.max_busy)
+		return &q[OPEN];
+	if (!may_take(&q[READ]))
+		return next_writer();
+	if (write < pool.reserve && !pool.was_write)
+		writer = next_writer();
+	pool.was_write = writer != NULL;
+	return writer ? writer : &q[READ];
 }
 
 /* Under the lock: what to do next out of @q, a list. */
@@ -272,16 +287,32 @@ static void share_out(unsigned int threads)
 	pool.queue[OPEN].max = quarter;
 	pool.queue[LONG].max = quarter;
 	pool.queue[WRITE].max = threads - threads / 4;
+	pool.reserve = quarter;
 	/* Opens must not wait for writers, nor reads for both. */
 	pool.max_busy = threads - threads / 8;
 }
 
-bool pool_start(unsigned int threads, void (*done)(struct job *list))
+/* An ordinary mutex where the system has no other. */
+static void make_lock(bool lend)
+{
+	pthread_mutexattr_t attr;
+
+	pthread_mutexattr_init(&attr);
+	if (!lend ||
+	    pthread_mutexattr_setprotocol(&attr, PTHREAD_PRIO_INHERIT) ||
+	    pthread_mutex_init(&pool.lock, &attr))
+		pthread_mutex_init(&pool.lock, NULL);
+	pthread_mutexattr_destroy(&attr);
+}
+
+bool pool_start(unsigned int threads, bool lend,
+		void (*done)(struct job *list))
 {
 	pthread_attr_t attr;
 	sigset_t all, old;
 	unsigned int i;
 
+	make_lock(lend);
 	for (i = 0; i < QUEUES; i++)
 		job_list_init(&pool.queue[i].jobs);
 	pool.turn = NULL;
@@ -357,4 +388,5 @@ void pool_stop(void)
 	free(pool.thread);
 	pool.thread = NULL;
 	pool.threads = 0;
+	pthread_mutex_destroy(&pool.lock);
 }

@@ -325,32 +325,38 @@ static int refuse_recovery(const char *station, const char *path, bool missing,
 /* Of one overlay that is not there: the look for others and its making. */
 static pthread_mutex_t making = PTHREAD_MUTEX_INITIALIZER;
 
-/* Overlays of the export, in use or not. */
-static unsigned int count_overlays(const struct station_export *x)
+/* Overlays of the export, in use or not: 0 with their number in @n, or -errno. */
+static int count_overlays(const struct station_export *x, unsigned int *n)
 {
 	char *first = station_path(x->dir, x->name, "", STATION_OVERLAY);
 	const size_t end = strlen(STATION_OVERLAY);
 	DIR *dir = first ? opendir(x->dir) : NULL;
-	unsigned int n = 0;
 	struct dirent *d;
 	const char *name;
 	size_t begin;
+	int err = 0;
 
-	/* No folder: whoever makes a file in it will say so. */
-	if (dir) {
+	*n = 0;
+	if (!first) {
+		err = -ENOMEM;
+	} else if (dir) {
 		name = strrchr(first, '/') + 1;
 		begin = strlen(name) - end;
-		while ((d = readdir(dir))) {
+		while (errno = 0, (d = readdir(dir))) {
 			size_t len = strlen(d->d_name);
 
-			n += len > begin + end &&
-			     !strncmp(d->d_name, name, begin) &&
-			     !strcmp(d->d_name + len - end, STATION_OVERLAY);
+			*n += len > begin + end &&
+			      !strncmp(d->d_name, name, begin) &&
+			      !strcmp(d->d_name + len - end, STATION_OVERLAY);
 		}
+		err = -errno;
 		closedir(dir);
+	} else if (errno != ENOENT) {
+		err = -errno;
 	}
+	/* No folder: whoever makes a file in it will say so. */
 	free(first);
-	return n;
+	return err;
 }
 
 /* One that is @new, or that takes the place of what is there. */
@@ -358,12 +364,17 @@ static int create(const struct station_export *x, const char *path,
 		  const struct overlay_info *info, bool new, char *why,
 		  size_t why_size)
 {
+	unsigned int n;
 	int err;
 
 	if (!new || !x->count)
 		return overlay_create(path, info, why, why_size);
 	pthread_mutex_lock(&making);
-	if (count_overlays(x) < x->count) {
+	err = count_overlays(x, &n);
+	if (err) {
+		snprintf(why, why_size, "%s: the overlays in it cannot be counted (overlay_count = %u), so nobody gets a new one: %s",
+			 x->dir, x->count, strerror(-err));
+	} else if (n < x->count) {
 		err = overlay_create(path, info, why, why_size);
 	} else {
 		err = -EDQUOT;

@@ -54,6 +54,7 @@ enum residency { NOT_ASKED, USABLE, UNUSABLE };
 struct file {
 	struct store store;
 	int fd;
+	int durable_fd;		/* for durable writes; -1: none */
 	bool device;
 	uint32_t block;		/* of a device: its logical block */
 	void *map;		/* only ever asked for residency, never read */
@@ -77,8 +78,10 @@ static void file_close(struct store *s)
 
 	if (f->map)
 		munmap(f->map, f->map_len);
+	if (f->durable_fd >= 0)
+		close(f->durable_fd);
 	if (f->fd >= 0)
-		close(f->fd);
+		close(f->fd);	/* and the lock with it */
 	free(f->holes);
 	free(f);
 }
@@ -200,27 +203,37 @@ static int write_all(struct file *f, const uint8_t *p, uint32_t len,
 }
 
 /*
- * @len bytes that were written, once more and to stay. So an error is one of the
- * sync, whichever it is: ENOSPC and EDQUOT may be those of a page written long
- * before, on a disk that has had no room for anything since.
+ * ENOSPC, EDQUOT and ENOMEM may be this write's, which loses nothing, or the
+ * sync's, of pages written long before. It need not be known which: the flush has
+ * a description of its own (fsync(2): each is told of a lost page once), and is
+ * told too. EIO may be of what no description keeps, such as a disk's cache, so
+ * that is taken for a loss at once.
  */
 static int write_durable(struct file *f, const uint8_t *p, uint32_t len,
 			 uint64_t off)
 {
-	while (len) {
-		ssize_t n = os_pwrite_durable(f->fd, p, len, off);
+	int err;
+
+	while (len && f->durable_fd >= 0) {
+		ssize_t n = os_pwrite_durable(f->durable_fd, p, len, off);
 
 		if (n == -EINTR)
 			continue;
 		if (n == -EOPNOTSUPP || n == -ENOSYS)
-			return file_flush(&f->store);
+			break;
 		if (n <= 0) {
-			sync_failed(f, n ? (int)-n : EIO);
-			return n ? (int)n : -EIO;
+			err = n ? (int)n : -EIO;
+			if (err == -EIO)
+				sync_failed(f, EIO);
+			return err;
 		}
 		p += n;
 		off += (uint64_t)n;
 		len -= (uint32_t)n;
+	}
+	if (len) {
+		err = write_all(f, p, len, off);
+		return err ? err : file_flush(&f->store);
 	}
 	/* What another one's sync was told meanwhile, this one was not. */
 	return atomic_load(&f->sync_lost) ? -EIO : 0;
@@ -230,10 +243,9 @@ static int file_write(struct store *s, const void *buf, uint32_t len,
 		      uint64_t off, bool fua)
 {
 	struct file *f = file_of(s);
-	int err = write_all(f, buf, len, off);
 
-	if (err || !fua)
-		return err;
+	if (!fua)
+		return write_all(f, buf, len, off);
 	if (atomic_load(&f->sync_lost))
 		return -EIO;
 	return write_durable(f, buf, len, off);
@@ -555,7 +567,7 @@ struct store *store_file_open(const char *path, bool read_only, uint64_t size,
 	f->store.ops = &file_ops;
 	strcpy(f->path, path);
 	/* O_NONBLOCK: a FIFO must not hang us before we can refuse it. */
-	f->fd = -1;
+	f->fd = f->durable_fd = -1;
 	if (!stat(path, &st) && S_ISBLK(st.st_mode) && !read_only)
 		flags |= O_EXCL;
 	f->fd = open(path, flags);
@@ -579,6 +591,8 @@ struct store *store_file_open(const char *path, bool read_only, uint64_t size,
 			 path, read_only ? "" : "; several servers may share it if all of them serve it read-only (-r)");
 		goto fail;
 	}
+	if (!read_only)
+		f->durable_fd = os_reopen(f->fd);
 	if (!f->device)
 		find_holes(f);
 	f->map = mmap(NULL, f->store.size, PROT_READ,

@@ -37,6 +37,7 @@ struct overlay {
 	struct store store;
 	struct store *base;
 	int fd;
+	int durable_fd;		/* as that of store-file.c */
 	bool opened;
 	struct overlay_info info;
 	char server_boot[NBD_SESSION_WORD];
@@ -317,17 +318,15 @@ static int write_durable(struct overlay *o, const uint8_t *p, uint64_t len,
 
 	/* Not while a block has become DATA and its page is not marked yet. */
 	pthread_mutex_lock(&o->map.lock);
-	settled = run_bytes(o, off, len, &state) == len && state == DATA &&
+	settled = o->durable_fd >= 0 &&
+		  run_bytes(o, off, len, &state) == len && state == DATA &&
 		  overlay_map_settled(&o->map, off, len);
 	pthread_mutex_unlock(&o->map.lock);
 	if (!settled)
 		return -EAGAIN;
-	/* First without: an error of the second time is the sync's then. */
-	err = overlay_pwrite(o->fd, p, len, o->data_at + off);
-	if (err)
-		return err;
 	while (len) {
-		ssize_t n = os_pwrite_durable(o->fd, p, len, o->data_at + off);
+		ssize_t n = os_pwrite_durable(o->durable_fd, p, len,
+					      o->data_at + off);
 
 		if (n == -EINTR)
 			continue;
@@ -335,7 +334,9 @@ static int write_durable(struct overlay *o, const uint8_t *p, uint64_t len,
 			return -EAGAIN;
 		if (n <= 0) {
 			err = n ? (int)n : -EIO;
-			sync_failed(o, err);
+			/* Of others the flush is told too: see store-file.c. */
+			if (err == -EIO)
+				sync_failed(o, err);
 			return err;
 		}
 		p += n;
@@ -530,6 +531,8 @@ static void overlay_close(struct store *s)
 	/* So that the next one need not copy what is the same in both maps. */
 	if (o->opened && !overlay_flush(s))
 		(void)overlay_write_state(o->fd, o->server_boot, &o->info, true);
+	if (o->durable_fd >= 0)
+		close(o->durable_fd);
 	if (o->fd >= 0)
 		close(o->fd);	/* and the lock with it */
 	overlay_map_free(&o->map);
@@ -634,6 +637,7 @@ struct store *store_overlay_open(const char *path, struct store *base,
 	strcpy(o->path, path);
 	o->store.ops = &overlay_ops;
 	o->base = base;
+	o->durable_fd = -1;
 	snprintf(o->server_boot, sizeof(o->server_boot), "%s", server_boot);
 	o->fd = overlay_lock(path, LOCK_PATIENCE);
 	if (o->fd == -EWOULDBLOCK)
@@ -645,6 +649,7 @@ struct store *store_overlay_open(const char *path, struct store *base,
 		overlay_close(&o->store);
 		return NULL;
 	}
+	o->durable_fd = os_reopen(o->fd);
 	o->opened = true;
 	return &o->store;
 }

@@ -57,6 +57,14 @@ def test_loops_come_first(make_server, image, tmp_path, user):
     assert "realtime" not in server.log_path.read_text()
 
 
+@pytest.mark.skipif(not FOR_OTHERS, reason="RLIMIT_RTPRIO cannot be raised here")
+def test_programs_may_not_come_first(make_server, image, tmp_path):
+    """With either engine."""
+    server = make_server(config=CONFIG.format("true", "", image, program(tmp_path)))
+    check_serves(server, b"a")
+    assert (tmp_path / "said").read_text().splitlines()[-1] == "0"
+
+
 def test_nothing_comes_first_unless_asked(make_server, image, tmp_path):
     server = make_server(config=CONFIG.format("false", "", image, program(tmp_path)))
     assert set(policies(server)) == {os.SCHED_OTHER}

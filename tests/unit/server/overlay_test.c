@@ -20,11 +20,12 @@
 #define SIZE (256U << 20)	/* its maps have several pages */
 
 /*
- * What the disk says of the pages of map A, of the data, of a sync, of a durable
- * write and of a hole; 0: it works.
+ * What the disk says of the pages of map A, of a sync, of a durable write and of a
+ * hole; 0: it works.
  */
-static int map_error, data_error, sync_error, durable_error, punch_error;
-static bool stays_full;		/* from the next durable write on */
+static int map_error, sync_error, durable_error, punch_error;
+static int lost_error;		/* each descriptor is told once */
+static uint64_t told;
 static struct store *loses;	/* during the next durable write */
 
 int __real_overlay_pwrite(int fd, const void *buf, size_t len, uint64_t off);
@@ -38,9 +39,15 @@ int __wrap_overlay_pwrite(int fd, const void *buf, size_t len, uint64_t off)
 	if (map_error && off >= OVERLAY_MAP_AT &&
 	    off < OVERLAY_MAP_AT + overlay_map_length(SIZE))
 		return map_error;
-	if (data_error && off >= overlay_data_at(SIZE))
-		return data_error;
 	return __real_overlay_pwrite(fd, buf, len, off);
+}
+
+static bool is_told(int fd)
+{
+	const uint64_t bit = 1ULL << fd, before = told;
+
+	told |= bit;
+	return lost_error && !(before & bit);
 }
 
 ssize_t __wrap_os_pwrite_durable(int fd, const void *buf, size_t len,
@@ -54,17 +61,16 @@ ssize_t __wrap_os_pwrite_durable(int fd, const void *buf, size_t len,
 		assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
 		durable_error = 0;
 	}
-	if (stays_full)
-		data_error = durable_error;
 	if (durable_error)
 		return durable_error;
+	if (is_told(fd))
+		return lost_error;
 	return pwrite(fd, buf, len, (off_t)off);
 }
 
 int __wrap_overlay_sync(int fd)
 {
-	(void)fd;
-	return sync_error;
+	return is_told(fd) ? lost_error : sync_error;
 }
 
 int __real_os_punch_hole(int fd, uint64_t off, uint64_t len);
@@ -116,7 +122,8 @@ static struct store *make_and_open(void)
 	};
 	char why[512];
 
-	map_error = data_error = sync_error = durable_error = punch_error = 0;
+	map_error = sync_error = durable_error = punch_error = 0;
+	lost_error = 0;
 	assert_int_equal(overlay_create(path, &info, why, sizeof(why)), 0);
 	return open_it("boot-1");
 }
@@ -167,40 +174,39 @@ static void failed_sync_is_told_for_ever(void **state)
 	s->ops->close(s);
 }
 
-/* Of pages written long before: the write itself would do. */
+/* Of pages written long before: a flush is told as well, and remembers. */
 static void full_disk_in_a_sync(void **state)
 {
-	static const int errors[] = { -ENOSPC, -EDQUOT, -EIO };
+	static const int errors[] = { -ENOSPC, -EDQUOT, -ENOMEM, -EIO };
 	unsigned int i;
 
 	(void)state;
-	for (i = 0; i < 3; i++) {
+	for (i = 0; i < 4; i++) {
 		struct store *s = make_and_open();
 
 		assert_int_equal(s->ops->write(s, "w", 1, 0, false), 0);
 		assert_int_equal(s->ops->flush(s), 0);
-		durable_error = errors[i];
+		lost_error = errors[i];
+		told = 0;
 		assert_int_equal(s->ops->write(s, "x", 1, 0, true), errors[i]);
-		durable_error = 0;
+		assert_int_equal(s->ops->flush(s), errors[i]);
 		assert_int_equal(s->ops->flush(s), -EIO);
 		assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
 		s->ops->close(s);
 	}
 }
 
-/* And nothing can be written any more: that does not make it another error. */
-static void full_disk_from_a_sync_on(void **state)
+/* What no description keeps, such as a disk's own cache. */
+static void lost_in_a_durable_write(void **state)
 {
 	struct store *s = make_and_open();
 
 	(void)state;
 	assert_int_equal(s->ops->write(s, "w", 1, 0, false), 0);
 	assert_int_equal(s->ops->flush(s), 0);
-	stays_full = true;
-	durable_error = -ENOSPC;
-	assert_int_equal(s->ops->write(s, "x", 1, 0, true), -ENOSPC);
-	stays_full = false;
-	durable_error = data_error = 0;
+	durable_error = -EIO;
+	assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
+	durable_error = 0;
 	assert_int_equal(s->ops->flush(s), -EIO);
 	assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
 	s->ops->close(s);
@@ -209,16 +215,20 @@ static void full_disk_from_a_sync_on(void **state)
 /* It never came to a sync, so nothing is lost. */
 static void full_disk_in_a_write(void **state)
 {
+	static const int errors[] = { -ENOSPC, -EDQUOT, -ENOMEM };
 	struct store *s = make_and_open();
+	unsigned int i;
 
 	(void)state;
 	assert_int_equal(s->ops->write(s, "w", 1, 0, false), 0);
 	assert_int_equal(s->ops->flush(s), 0);
-	durable_error = data_error = -ENOSPC;
-	assert_int_equal(s->ops->write(s, "x", 1, 0, true), -ENOSPC);
-	durable_error = data_error = 0;
-	assert_int_equal(s->ops->flush(s), 0);
-	assert_int_equal(s->ops->write(s, "x", 1, 0, true), 0);
+	for (i = 0; i < 3; i++) {
+		durable_error = errors[i];
+		assert_int_equal(s->ops->write(s, "x", 1, 0, true), errors[i]);
+		durable_error = 0;
+		assert_int_equal(s->ops->flush(s), 0);
+		assert_int_equal(s->ops->write(s, "x", 1, 0, true), 0);
+	}
 	s->ops->close(s);
 }
 
@@ -389,7 +399,7 @@ int main(void)
 		cmocka_unit_test(full_for_a_moment),
 		cmocka_unit_test(failed_sync_is_told_for_ever),
 		cmocka_unit_test(full_disk_in_a_sync),
-		cmocka_unit_test(full_disk_from_a_sync_on),
+		cmocka_unit_test(lost_in_a_durable_write),
 		cmocka_unit_test(full_disk_in_a_write),
 		cmocka_unit_test(lost_during_a_durable_write),
 		cmocka_unit_test(zero_fast),

@@ -106,6 +106,7 @@ static int disk_write(struct store *s, const void *buf, uint32_t len,
 	(void)len;
 	(void)off;
 	(void)fua;
+	hold(NBD_CMD_WRITE);
 	return 0;
 }
 
@@ -159,9 +160,8 @@ static void take_back(struct job *list)
 
 /* -- the tests ----------------------------------------------------------- */
 
-static int start(void **state)
+static int start_with(unsigned int workers)
 {
-	(void)state;
 	sem_init(&begun, 0, 0);
 	sem_init(&go_on, 0, 0);
 	sem_init(&done, 0, 0);
@@ -174,7 +174,19 @@ static int start(void **state)
 	atomic_store(&conn.gone, false);
 	conn.store = modest.store = &store;
 	atomic_store(&modest_one_read, false);
-	return !pool_start(WORKERS, take_back);
+	return !pool_start(workers, false, take_back);
+}
+
+static int start(void **state)
+{
+	(void)state;
+	return start_with(WORKERS);
+}
+
+static int start_one(void **state)
+{
+	(void)state;
+	return start_with(1);
 }
 
 static int stop(void **state)
@@ -313,6 +325,78 @@ static void deep_reader(void **state)
 		wait_for(&done, "reads without an answer");
 }
 
+/* What writes and syncs has its turn though reads never end. */
+static void writes_beside_a_deep_reader(void **state)
+{
+	int i;
+
+	(void)state;
+	atomic_store(&held, NBD_CMD_READ);
+	for (i = 0; i < WORKERS + 100; i++)
+		submit(NBD_CMD_READ, 0, 1, 0);
+	for (i = 0; i < WORKERS; i++)
+		wait_for(&begun, "not every worker reads");
+	submit_of(&modest, NBD_CMD_WRITE, 0, 1, 0);
+	submit_of(&modest, NBD_CMD_WRITE, 0, 1, NBD_CMD_FLAG_FUA);
+	submit_of(&modest, NBD_CMD_FLUSH, 0, 0, 0);
+	submit_of(&modest, NBD_CMD_WRITE_ZEROES, 0, 1, 0);
+	submit_of(&modest, NBD_CMD_TRIM, 0, 2ULL * JOB_SPAN, 0);
+	/* Six things to do, each after a read that is done. */
+	let_go(6);
+	for (i = 0; i < 6 + 5; i++)
+		wait_for(&done, "writes wait for every read");
+	for (i = 0; i < 6; i++)
+		wait_for(&begun, "no further read");
+	assert_int_equal(sem_trywait(&done), -1);
+	atomic_store(&held, -1);
+	let_go(1000);
+	for (i = 0; i < WORKERS + 94; i++)
+		wait_for(&done, "reads without an answer");
+}
+
+/* As many writes as there may be, and more of them waiting: reads go on. */
+static void deep_writer(void **state)
+{
+	int i;
+
+	(void)state;
+	atomic_store(&held, NBD_CMD_WRITE);
+	for (i = 0; i < WORKERS + 100; i++)
+		submit(NBD_CMD_WRITE, 0, 1, NBD_CMD_FLAG_FUA);
+	for (i = 0; i < WORKERS * 3 / 4; i++)
+		wait_for(&begun, "writes use less than three quarters");
+	for (i = 0; i < 100; i++)
+		submit_of(&modest, NBD_CMD_READ, 0, 1, 0);
+	for (i = 0; i < 100; i++)
+		wait_for(&done, "reads wait for writes");
+	assert_int_equal(sem_trywait(&begun), -1);
+	atomic_store(&held, -1);
+	let_go(1000);
+	for (i = 0; i < WORKERS + 100; i++)
+		wait_for(&done, "writes without an answer");
+}
+
+/* One worker has no quarter to keep: either is the next but one at the latest. */
+static void one_worker(void **state)
+{
+	int i;
+
+	(void)state;
+	atomic_store(&held, NBD_CMD_WRITE);
+	for (i = 0; i < 10; i++)
+		submit(NBD_CMD_WRITE, 0, 1, NBD_CMD_FLAG_FUA);
+	wait_for(&begun, "no write");
+	submit_of(&modest, NBD_CMD_READ, MODEST, 1, 0);
+	let_go(2);
+	for (i = 0; i < 2; i++)
+		wait_for(&begun, "no further write");
+	assert_true(atomic_load(&modest_one_read));
+	atomic_store(&held, -1);
+	let_go(1000);
+	for (i = 0; i < 11; i++)
+		wait_for(&done, "writes without an answer");
+}
+
 static void their_answer(void **state)
 {
 	(void)state;
@@ -357,6 +441,10 @@ int main(void)
 		cmocka_unit_test_setup_teardown(slow_programs, start, stop),
 		cmocka_unit_test_setup_teardown(long_ones, start, stop),
 		cmocka_unit_test_setup_teardown(deep_reader, start, stop),
+		cmocka_unit_test_setup_teardown(writes_beside_a_deep_reader,
+						start, stop),
+		cmocka_unit_test_setup_teardown(deep_writer, start, stop),
+		cmocka_unit_test_setup_teardown(one_worker, start_one, stop),
 		cmocka_unit_test_setup_teardown(their_answer, start, stop),
 	};
 

@@ -6,6 +6,7 @@
 #include "unit.h"
 
 #include <dirent.h>
+#include <errno.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <sys/stat.h>
@@ -28,6 +29,29 @@ time_t __wrap_time(time_t *t)
 	if (t)
 		*t = now;
 	return now;
+}
+
+/* What a folder says when it is opened, or read, if it does not work. */
+static int open_error, read_error;
+
+DIR *__real_opendir(const char *path);
+DIR *__wrap_opendir(const char *path);
+
+DIR *__wrap_opendir(const char *path)
+{
+	errno = open_error;
+	return open_error ? NULL : __real_opendir(path);
+}
+
+struct dirent *__real_readdir(DIR *d);
+struct dirent *__wrap_readdir(DIR *d);
+
+struct dirent *__wrap_readdir(DIR *d)
+{
+	if (!read_error)
+		return __real_readdir(d);
+	errno = read_error;
+	return NULL;
 }
 
 void session_server(struct nbd_identity *id)
@@ -202,10 +226,53 @@ static void many_names_of_one_address(void **state)
 	pins_sweep(pins);
 }
 
+static bool gets_overlay(const char *station, char *why, size_t why_size)
+{
+	const struct sockaddr_in peer = { .sin_family = AF_INET };
+	const struct station_client c = { .peer = (const void *)&peer };
+	struct station_export x = export_of(name);
+	struct image *base;
+	struct store *s;
+
+	x.dir = dir;
+	x.kind = OVERLAY_KEEP;
+	x.count = 2;
+	base = image_current(&x.image, why, why_size);
+	assert_non_null(base);
+	s = station_overlay_open(&x, &c, station, base, why, why_size);
+	if (s)
+		station_overlay_close(s, false);
+	image_put(base);
+	return s != NULL;
+}
+
+/* As many as there may be; where they cannot be counted, no more of them. */
+static void count_of_overlays(void **state)
+{
+	char why[1024];
+
+	(void)state;
+	publish('1');
+	assert_true(gets_overlay("a", why, sizeof(why)));
+	open_error = EACCES;
+	assert_false(gets_overlay("b", why, sizeof(why)));
+	assert_non_null(strstr(why, "cannot be counted"));
+	assert_true(gets_overlay("a", why, sizeof(why)));
+	open_error = 0;
+	read_error = EIO;
+	assert_false(gets_overlay("b", why, sizeof(why)));
+	assert_non_null(strstr(why, strerror(EIO)));
+	read_error = 0;
+	assert_true(gets_overlay("b", why, sizeof(why)));
+	assert_false(gets_overlay("c", why, sizeof(why)));
+	assert_non_null(strstr(why, "as many overlays as it may have"));
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup(files_of_pins, start_now),
+		cmocka_unit_test_setup(count_of_overlays, start_now),
 		cmocka_unit_test_setup(many_names_of_one_address, start_now),
 		cmocka_unit_test_setup(pin_of_one_that_is_connected, start_now),
 	};

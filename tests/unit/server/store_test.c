@@ -19,11 +19,12 @@
 
 /* What the system says; 0: it works. */
 static struct {
-	int punch, zero_range, durable, pread_now, sync, write;
-	unsigned int punches, zero_ranges, durables;
+	int punch, zero_range, durable, pread_now, sync, reopen;
+	int lost;		/* each descriptor is told once */
+	uint64_t told;
+	unsigned int punches, zero_ranges, durables, syncs, writes;
 	ssize_t short_now;
 	bool residency_is_a_lie, device;
-	bool stays_full;	/* from the next durable write on */
 	struct store *loses;	/* during the next fdatasync */
 } os;
 
@@ -36,13 +37,31 @@ ssize_t os_pread_now(int fd, void *buf, size_t len, uint64_t off)
 	return pread(fd, buf, len, (off_t)off);
 }
 
+int os_reopen(int fd)
+{
+	char link[64];
+
+	if (os.reopen)
+		return os.reopen;
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", fd);
+	return open(link, O_WRONLY | O_CLOEXEC);
+}
+
+static bool is_told(int fd)
+{
+	const uint64_t bit = 1ULL << fd, told = os.told;
+
+	os.told |= bit;
+	return os.lost && !(told & bit);
+}
+
 ssize_t os_pwrite_durable(int fd, const void *buf, size_t len, uint64_t off)
 {
 	os.durables++;
-	if (os.stays_full)
-		os.write = ENOSPC;
 	if (os.durable)
 		return os.durable;
+	if (is_told(fd))
+		return -os.lost;
 	/* Never more than 1000 bytes: short writes go on. */
 	return pwrite(fd, buf, len > 1000 ? 1000 : len, (off_t)off);
 }
@@ -52,8 +71,8 @@ ssize_t __wrap_pwrite(int fd, const void *buf, size_t len, off_t off);
 
 ssize_t __wrap_pwrite(int fd, const void *buf, size_t len, off_t off)
 {
-	errno = os.write;
-	return os.write ? -1 : __real_pwrite(fd, buf, len, off);
+	os.writes++;
+	return __real_pwrite(fd, buf, len, off);
 }
 
 int __wrap_fdatasync(int fd);
@@ -62,15 +81,15 @@ int __wrap_fdatasync(int fd)
 {
 	struct store *s = os.loses;
 
-	(void)fd;
+	os.syncs++;
 	if (s) {
 		os.loses = NULL;
 		os.durable = -EIO;
 		assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
 		os.durable = 0;
 	}
-	errno = os.sync;
-	return os.sync ? -1 : 0;
+	errno = is_told(fd) ? os.lost : os.sync;
+	return errno ? -1 : 0;
 }
 
 static int zero_out(int fd, uint64_t off, uint64_t len)
@@ -144,6 +163,8 @@ bool os_resident_usable(int fd)
 
 static char path[] = "/tmp/store_test.XXXXXX";
 
+static bool cannot_reopen;
+
 static struct store *open_as(bool device, bool read_only)
 {
 	char data[SIZE], why[512];
@@ -152,6 +173,7 @@ static struct store *open_as(bool device, bool read_only)
 
 	memset(&os, 0, sizeof(os));
 	os.device = device;
+	os.reopen = cannot_reopen ? -ENOENT : 0;
 	memset(data, 'x', sizeof(data));
 	assert_int_equal(write(fd, data, SIZE), SIZE);
 	close(fd);
@@ -282,6 +304,8 @@ static void durable_writes(void **state)
 	(void)state;
 	assert_int_equal(s->ops->write(s, zeroes, 5000, 7, true), 0);
 	assert_int_equal(os.durables, 5);
+	/* By which each byte is written once. */
+	assert_int_equal(os.writes, 5);
 	assert_content(s, 7, 5007);
 	/* A system without: written, then synced. */
 	os.durable = -EOPNOTSUPP;
@@ -308,18 +332,21 @@ static void lost_sync_is_not_forgotten(void **state)
 	s->ops->close(s);
 }
 
-/* Of pages written long before: the write itself would do. */
+/* Of pages written long before: a flush is told as well, and remembers. */
 static void full_disk_in_a_sync(void **state)
 {
-	static const int errors[] = { ENOSPC, EDQUOT };
+	static const int errors[] = { ENOSPC, EDQUOT, ENOMEM };
 	unsigned int i;
 
 	(void)state;
-	for (i = 0; i < 2; i++) {
+	for (i = 0; i < 3; i++) {
 		struct store *s = open_file(false);
 
-		os.durable = -errors[i];
+		os.lost = errors[i];
 		assert_int_equal(s->ops->write(s, "x", 1, 9, true), -errors[i]);
+		/* And the disk stays full, or not. */
+		os.durable = i ? 0 : -errors[i];
+		assert_int_equal(s->ops->flush(s), -errors[i]);
 		os.durable = 0;
 		assert_int_equal(s->ops->flush(s), -EIO);
 		assert_int_equal(s->ops->write(s, "x", 1, 9, true), -EIO);
@@ -327,35 +354,37 @@ static void full_disk_in_a_sync(void **state)
 	}
 }
 
-/* And nothing can be written any more: that does not make it another error. */
-static void full_disk_from_a_sync_on(void **state)
-{
-	struct store *s = open_file(false);
-
-	(void)state;
-	os.stays_full = true;
-	os.durable = -ENOSPC;
-	assert_int_equal(s->ops->write(s, "x", 1, 9, true), -ENOSPC);
-	assert_int_equal(s->ops->flush(s), -EIO);
-	os.durable = os.write = 0;
-	os.stays_full = false;
-	assert_int_equal(s->ops->flush(s), -EIO);
-	assert_int_equal(s->ops->write(s, "x", 1, 9, true), -EIO);
-	s->ops->close(s);
-}
-
 /* It never came to a sync, so nothing is lost. */
 static void full_disk_in_a_write(void **state)
 {
-	struct store *s = open_file(false);
+	static const int errors[] = { ENOSPC, EDQUOT, ENOMEM };
+	unsigned int i;
 
 	(void)state;
-	os.durable = -ENOSPC;
-	os.write = ENOSPC;
-	assert_int_equal(s->ops->write(s, "x", 1, 9, true), -ENOSPC);
-	os.durable = os.write = 0;
-	assert_int_equal(s->ops->flush(s), 0);
+	for (i = 0; i < 3; i++) {
+		struct store *s = open_file(false);
+
+		os.durable = -errors[i];
+		assert_int_equal(s->ops->write(s, "x", 1, 9, true), -errors[i]);
+		os.durable = 0;
+		assert_int_equal(s->ops->flush(s), 0);
+		assert_int_equal(s->ops->write(s, "x", 1, 9, true), 0);
+		s->ops->close(s);
+	}
+}
+
+/* Then it is a write and a flush. */
+static void no_second_description(void **state)
+{
+	struct store *s;
+
+	(void)state;
+	cannot_reopen = true;
+	s = open_file(false);
+	cannot_reopen = false;
 	assert_int_equal(s->ops->write(s, "x", 1, 9, true), 0);
+	assert_int_equal(os.durables, 0);
+	assert_int_equal(os.syncs, 1);
 	s->ops->close(s);
 }
 
@@ -465,8 +494,8 @@ int main(void)
 		cmocka_unit_test(durable_writes),
 		cmocka_unit_test(lost_sync_is_not_forgotten),
 		cmocka_unit_test(full_disk_in_a_sync),
-		cmocka_unit_test(full_disk_from_a_sync_on),
 		cmocka_unit_test(full_disk_in_a_write),
+		cmocka_unit_test(no_second_description),
 		cmocka_unit_test(lost_during_a_flush),
 		cmocka_unit_test(failed_sync_is_told_for_ever),
 		cmocka_unit_test(read_now),
