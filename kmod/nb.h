@@ -183,6 +183,7 @@ struct nb_conn {
 	struct bio_vec *tx_vec;		/* heads and small payloads */
 	struct iov_iter tx_iter;	/* over tx_vec */
 	struct llist_node *tx_held;	/* writes whose payload is in it */
+	bool tx_reads;			/* and nothing but READs is */
 	struct nb_cmd *tx_cmd;		/* a write whose payload comes next */
 	struct bio *tx_bio;		/* its bio that is being sent */
 	struct iov_iter tx_data;	/* over tx_bio */

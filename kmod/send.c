@@ -32,7 +32,7 @@ MODULE_PARM_DESC(splice_from,
 static unsigned int nb_company = NB_COMPANY;
 module_param_named(company, nb_company, uint, 0644);
 MODULE_PARM_DESC(company,
-		 "requests in flight from which on one more may wait for others to be sent with; 0: never (default 8)");
+		 "READs that are more than so many in flight may wait a moment to be sent together; 0: never (default 8)");
 
 void nb_submit(struct nb_conn *conn, struct nb_cmd *cmd)
 {
@@ -144,6 +144,7 @@ static bool nb_gather(struct nb_conn *conn)
 	unsigned int heads = 0, vecs = 0, i;
 	size_t bytes = 0;
 
+	conn->tx_reads = true;
 	while (heads < NB_TX_HEADS && vecs < NB_TX_VECS) {
 		struct nb_cmd *cmd = nb_next_cmd(conn);
 		bool write;
@@ -151,6 +152,8 @@ static bool nb_gather(struct nb_conn *conn)
 		if (!cmd)
 			break;
 		write = cmd->type == NBD_CMD_WRITE;
+		if (cmd->type != NBD_CMD_READ)
+			conn->tx_reads = false;
 		nb_gather_head(conn, cmd, heads++, &vecs);
 		conn->tx_requests++;
 		/* Pairs with nb_find(): the request is seen whole. */
@@ -231,13 +234,14 @@ static void nb_sent(struct nb_conn *conn)
 }
 
 /*
- * May a few requests wait with TCP for more to come? While many are in flight
+ * May a few READs wait with TCP for more to come? While many are in flight
  * replies come all the time, and each acknowledges what went before it, at
  * which TCP sends what has gathered meanwhile: in softirq, and nobody is woken
  * for it. Not if that would only make them late, on a line whose length is what
- * they wait for: the round trip must be mostly a queue. What TCP has sent must
- * be unacknowledged, or nothing would make it send the rest; and when the
- * server is slow to answer, push_work does. Under the socket lock.
+ * they wait for: the round trip must be mostly a queue, and the server must
+ * answer just now. What TCP has sent must be unacknowledged, or nothing would
+ * make it send the rest; and push_work does, after a jiffy. Under the socket
+ * lock.
  */
 static bool nb_may_wait(const struct nb_conn *conn)
 {
@@ -246,8 +250,9 @@ static bool nb_may_wait(const struct nb_conn *conn)
 			 conn->rx_replies;
 	unsigned int company = READ_ONCE(nb_company);
 
-	return company && unanswered > company && !conn->tx_held &&
-	       tp->packets_out && tp->srtt_us >> 3 > 2 * tcp_min_rtt(tp);
+	return company && unanswered > company && conn->tx_reads &&
+	       tp->packets_out && tp->srtt_us >> 3 > 2 * tcp_min_rtt(tp) &&
+	       time_before_eq(jiffies, conn->rx_jiffies + 1);
 }
 
 /* What has waited for a moment waits no longer. Takes the socket lock. */
@@ -279,14 +284,15 @@ int nb_send(struct nb_conn *conn)
 	lock_sock(sk);
 	while (conn->tx_busy || nb_gather(conn)) {
 		bool more = conn->tx_cmd || nb_more_to_send(conn);
+		bool wait = !more && nb_may_wait(conn);
 
 		WRITE_ONCE(conn->tx_busy, true);
-		if (!more && nb_may_wait(conn)) {
-			more = true;
+		err = nb_send_iter(conn, &conn->tx_iter,
+				   more || wait ? MSG_MORE : 0);
+		/* Only now: whoever finds it queued already may rely on it. */
+		if (wait)
 			queue_delayed_work(conn->dev->io_wq, &conn->push_work,
 					   1);
-		}
-		err = nb_send_iter(conn, &conn->tx_iter, more ? MSG_MORE : 0);
 		if (!err)
 			err = nb_send_data(conn);
 		if (err)

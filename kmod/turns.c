@@ -99,7 +99,8 @@ static bool nb_served(const struct nb_device *dev, int err)
 /*
  * The connections to the server in use are lost for the reason @err: whose
  * turn is it now? Its own first, because it may be back; unless it is silent,
- * or keeps dropping us.
+ * or keeps dropping us. Another one that was of no use the last time is not
+ * tried before the one in use has had its chance, for that may cost seconds.
  */
 void nb_turns_begin(struct nb_device *dev, int err)
 {
@@ -107,9 +108,14 @@ void nb_turns_begin(struct nb_device *dev, int err)
 	bool served = nb_served(dev, err);
 	unsigned int i;
 
-	for (i = 0; i < dev->cfg.nr_servers; i++)
-		if (i != dev->server || stable)
-			dev->turns[i].at = jiffies;
+	for (i = 0; i < dev->cfg.nr_servers; i++) {
+		struct nb_turn *turn = &dev->turns[i];
+
+		if (i == dev->server ? stable : !turn->failures)
+			turn->at = jiffies;
+		else if (i != dev->server && stable)
+			turn->at = jiffies + msecs_to_jiffies(NB_SOON);
+	}
 	if (stable || served)
 		dev->turns[dev->server].failures = 0;
 	if (!stable && served)
