@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """The station sleeps (suspend to RAM) with requests on their way, and goes on when
 it wakes: with its server, without the one it had, with another."""
+import contextlib
 import time
 
 import pytest
@@ -83,7 +84,8 @@ def speak_again(server, how):
     if how == "gone":
         server.listen()
     for conn, req in server.held:
-        conn.carry_out(req)
+        with contextlib.suppress(OSError):      # given up by a kernel that took minutes to wake
+            conn.carry_out(req)
 
 
 def all_answered(rig, server):
