@@ -6,7 +6,6 @@ import subprocess
 
 import pytest
 
-from conftest import at
 from harness import wire
 from harness.patience import until
 from harness.ports import free_port, listening
@@ -181,10 +180,8 @@ def test_tags_run_out_amid_a_batch(rig, server):
     for first, last, arrive in (0, 9, 10), (10, 199, 128):
         rig.run(f"for i in $(seq {first} {last}); do dd if=/tmp/p of=/dev/nb0 bs=4k count=1 skip=$i "
                 "seek=$((2*i)) conv=notrunc || break; done 2>/dev/null")
-        rig.send("fsync /dev/nb0 &\n")
-        end = time.monotonic() + 20
-        while len(held) < arrive and time.monotonic() < end:
-            time.sleep(0.1)
+        rig.send("dd if=/dev/null of=/dev/nb0 count=0 conv=notrunc,fsync 2>/dev/null &\n")
+        until(lambda: len(held) >= arrive, what=lambda: f"{len(held)} have arrived, of {arrive}")
         assert len(held) == arrive
     server.hook = None
     for conn, req in held:

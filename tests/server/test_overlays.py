@@ -10,7 +10,6 @@ import pytest
 
 from harness import wire
 from harness.patience import deadline, until
-from harness.server import ServerError
 from raw import MIB, Raw, go_data, option
 from session import Refused, Station
 
