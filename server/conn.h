@@ -100,6 +100,7 @@ struct conn {
 	struct big_request *big;	/* the WRITE it is a chunk of, or a READ */
 	uint64_t big_offset;		/* where its next chunk goes */
 	uint32_t big_left;		/* bytes that are in no chunk yet */
+	bool long_writes;		/* the last request was one */
 	uint32_t drop;			/* payload bytes to throw away */
 	struct reply_to drop_reply;	/* the answer after that */
 	uint32_t drop_error;

@@ -34,6 +34,12 @@
 #define INLINE_READ	(128U << 10)
 /* From here on sendfile(2) beats a copy (where the store allows it). */
 #define SENDFILE_READ	(32U << 10)
+/*
+ * Behind a WRITE this long comes another one, most likely: of its payload no more
+ * than that is received before its place is known, and copied there. Bytes.
+ */
+#define LONG_WRITE	(32U << 10)
+#define SHORT_RX	(4U << 10)
 /* Unsent output at which no further request is looked at. */
 #define OUT_FULL	(576U << 10)
 /* Chunks of one long READ that are at the workers. */
@@ -286,6 +292,7 @@ static bool one_request(struct conn *c, const struct nbd_request *r)
 	error = request_check(r, &c->info, c->headers, c->allocation, &why);
 	if (error)
 		return bad_request(c, r, error, why);
+	c->long_writes = r->type == NBD_CMD_WRITE && r->length >= LONG_WRITE;
 	switch (r->type) {
 	case NBD_CMD_READ:
 		taken = read_request(c, r);
@@ -378,6 +385,8 @@ int transmit_rx(struct conn *c, struct iovec *iov)
 	}
 	iov[n].iov_base = c->rx + c->rx_len;
 	iov[n].iov_len = LOOP_RX - c->rx_len;
+	if (c->long_writes && !c->drop && iov[n].iov_len > SHORT_RX)
+		iov[n].iov_len = SHORT_RX;
 	return n + 1;
 }
 

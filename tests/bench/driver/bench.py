@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: GPL-2.0
 """What a request costs: nb.ko beside in-tree nbd and nvme-tcp.
 
-    tests/bench/driver/bench.py [--kver 6.12] [--seconds 5] [--mode wall,icount,conns,serving]
+    tests/bench/driver/bench.py [--kver 6.12] [--seconds 5] [--mode wall,icount,conns,serving,where]
                                 [--drivers nb,nbd,nvme] [--jobs 1,2,...] [--param name=value]
 
 Two guests, each of one processor, joined by two taps and a bridge on this
@@ -18,7 +18,8 @@ difference is instructions per request, which neither the load of this machine
 nor its speed changes. And "conns": nb alone in a guest of four processors, with
 1, 2 and 4 connections: requests per second that its processors ran on this
 machine. "serving": instructions that the other guest needs to serve a request,
-which is what limits large transfers. A measurement, not a test: it fails only
+which is what limits large transfers. "where": of which layers those of "icount"
+are, by samples (where.py). A measurement, not a test: it fails only
 when it cannot measure.
 """
 import argparse
@@ -38,6 +39,8 @@ sys.path.insert(0, str(TOP / "tests"))
 from harness.guest import busybox, put_debians_client, put_program  # noqa: E402
 from harness.kernel import BUILD, kernel, qemu_binary  # noqa: E402
 from harness.station import Station  # noqa: E402
+
+import where  # noqa: E402
 
 MIB = 1 << 20
 IMAGE_MIB = 256
@@ -298,6 +301,26 @@ def measure_serving(server, guest, todo, jobs, seconds):
         guest.run(d.detach, 120)
 
 
+def measure_where(guest, todo, jobs):
+    """The layers that a request's instructions are spent in."""
+    for d in todo:
+        guest.run(d.attach, 120)
+    symbols = where.read_symbols(guest)
+    for job in jobs:
+        name, options, size = JOBS[job]
+        found = {}
+        for d in todo:
+            guest.run(f"load {d.disk} 1000 --size={IMAGE_MIB}m {options} >/dev/null 2>&1 & sleep 3")
+            a = guest.run(f"snap {d.disk}")
+            seen = where.profile(guest, symbols)
+            a, b = snaps(a + "\n" + guest.run(f"snap {d.disk}"))
+            found[d.name] = seen, ((b[0] - a[0]) - (b[1] - a[1])) / ((b[3] - a[3]) * 512 / size)
+            guest.run("killall -INT load; killall -INT fio; killall sleep; wait", 300)
+        where.show(name, found, functions=12)
+    for d in todo:
+        guest.run(d.detach, 120)
+
+
 def table(title, costs, todo, jobs, cpu_name, with_rate):
     peers = [d.name for d in todo if d.name != "nb"]
     print(f"\n{title}\n")
@@ -359,12 +382,15 @@ def main():
                 start_servers(server)
                 versions(k, server, wire)
                 for mode in modes:
-                    with Guest(k, image, wire, "driver", icount=mode == "icount",
+                    with Guest(k, image, wire, "driver", icount=mode in ("icount", "where"),
                                smp=4 if mode == "conns" else 1) as guest:
                         guest.boot()
                         print(f"\n  {mode}: {' '.join(guest.command()[:12])} ...", flush=True)
                         if mode == "conns":
                             measure_conns(guest, args.param, args.seconds)
+                            continue
+                        if mode == "where":
+                            measure_where(guest, todo, jobs)
                             continue
                         costs = measure(guest, todo, jobs, args.seconds if mode == "wall" else args.seconds / 4)
                     if mode == "icount":
