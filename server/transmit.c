@@ -36,10 +36,13 @@
 #define SENDFILE_READ	(32U << 10)
 /*
  * Behind a WRITE this long comes another one, most likely: of its payload no more
- * than that is received before its place is known, and copied there. Bytes.
+ * than that is received before its place is known, and copied there. Bytes; fewer
+ * in the fuzzer.
  */
+#ifndef LONG_WRITE
 #define LONG_WRITE	(32U << 10)
 #define SHORT_RX	(4U << 10)
+#endif
 /* Unsent output at which no further request is looked at. */
 #define OUT_FULL	(576U << 10)
 /* Chunks of one long READ that are at the workers. */
