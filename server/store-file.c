@@ -233,7 +233,7 @@ static int write_durable(struct file *f, const uint8_t *p, uint32_t len,
 	}
 	if (len) {
 		err = write_all(f, p, len, off);
-		return err ? err : file_flush(&f->store);
+		return err ? err : STORE_UNSYNCED;
 	}
 	/* What another one's sync was told meanwhile, this one was not. */
 	return atomic_load(&f->sync_lost) ? -EIO : 0;

@@ -156,6 +156,14 @@ static int overlay_send_fd(struct store *s, uint32_t len, uint64_t off)
 	return o->base->ops->send_fd(o->base, len, off);
 }
 
+static struct store *overlay_origin(struct store *s, uint32_t len, uint64_t off)
+{
+	struct overlay *o = overlay_of(s);
+	unsigned int state;
+
+	return run_bytes(o, off, len, &state) == len && state == BASE ? o->base : s;
+}
+
 static int overlay_cache(struct store *s, uint64_t off, uint64_t len)
 {
 	struct overlay *o = overlay_of(s);
@@ -362,7 +370,7 @@ static int overlay_write(struct store *s, const void *buf, uint32_t len,
 			return err;
 	}
 	err = write_plain(o, buf, len, off);
-	return err || !fua ? err : overlay_flush(s);
+	return err || !fua ? err : STORE_UNSYNCED;
 }
 
 /* -- zeroes ---------------------------------------------------------------- */
@@ -545,6 +553,7 @@ static const struct store_ops overlay_ops = {
 	.read = overlay_read,
 	.read_now = overlay_read_now,
 	.send_fd = overlay_send_fd,
+	.origin = overlay_origin,
 	.write = overlay_write,
 	.zero = overlay_zero,
 	.trim = overlay_trim,
