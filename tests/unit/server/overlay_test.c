@@ -405,9 +405,26 @@ static void durable_write_at_half_an_update(void **state)
 	half_an_update(true);
 }
 
+/* What no station has written is the image's, for whoever reads it. */
+static void whose_bytes(void **state)
+{
+	struct store *s = make_and_open();
+
+	(void)state;
+	assert_ptr_equal(s->ops->origin(s, 65536, 0), &base);
+	assert_int_equal(s->ops->write(s, "x", 1, 20000, false), 0);
+	assert_ptr_equal(s->ops->origin(s, 65536, 0), s);
+	assert_ptr_equal(s->ops->origin(s, 1, 20000), s);
+	assert_ptr_equal(s->ops->origin(s, 4096, 20480), &base);
+	assert_int_equal(s->ops->zero(s, 20480, 4096, 0), 0);
+	assert_ptr_equal(s->ops->origin(s, 4096, 20480), s);
+	s->ops->close(s);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(whose_bytes),
 		cmocka_unit_test(full_for_a_moment),
 		cmocka_unit_test(failed_sync_is_told_for_ever),
 		cmocka_unit_test(full_disk_in_a_sync),
