@@ -619,6 +619,7 @@ bool export_identity(struct export *e, const struct export_client *who,
 	if (!i)
 		return false;
 	strcpy(id->image, i->id);
+	station_boot_word(&x, &c, station, i, id->boot);
 	/*
 	 * An overlay is this host's, whatever the image is: a station must not
 	 * go on over another host's overlay.

@@ -15,7 +15,8 @@
  *
  * A failed sync is remembered. Linux reports a lost page once and then takes
  * it for clean, so a second fdatasync() would say that all is well; every later
- * flush fails here until the server is started again.
+ * flush fails until the server is started again, of this store and of the next
+ * one of the same file (loss.c).
  */
 #define _GNU_SOURCE
 #include "store.h"
@@ -33,6 +34,7 @@
 #include <unistd.h>
 
 #include "log.h"
+#include "loss.h"
 #include "nbd-wire.h"
 #include "os.h"
 
@@ -162,9 +164,11 @@ static int file_send_fd(struct store *s, uint32_t len, uint64_t off)
 
 static void sync_failed(struct file *f, int err)
 {
-	if (!atomic_exchange(&f->sync_lost, true))
-		log_msg(LOG_CRIT, "%s: sync failed: %s: writes may be lost, so every flush fails until the server is restarted; check the disk under it",
-			f->path, strerror(err));
+	if (atomic_exchange(&f->sync_lost, true))
+		return;
+	log_msg(LOG_CRIT, "%s: sync failed: %s: writes may be lost, so every flush fails until the server is restarted; check the disk under it",
+		f->path, strerror(err));
+	loss_note(f->fd, f->path);
 }
 
 static int file_flush(struct store *s)
@@ -591,8 +595,10 @@ struct store *store_file_open(const char *path, bool read_only, uint64_t size,
 			 path, read_only ? "" : "; several servers may share it if all of them serve it read-only (-r)");
 		goto fail;
 	}
-	if (!read_only)
+	if (!read_only) {
 		f->durable_fd = os_reopen(f->fd);
+		atomic_store(&f->sync_lost, loss_is_known(f->fd));
+	}
 	if (!f->device)
 		find_holes(f);
 	f->map = mmap(NULL, f->store.size, PROT_READ,

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "log.h"
+#include "loss.h"
 #include "nbd-wire.h"
 #include "os.h"
 #include "overlay-map.h"
@@ -291,9 +292,11 @@ static int write_plain(struct overlay *o, const uint8_t *p, uint64_t len,
 static void sync_failed(struct overlay *o, int err)
 {
 	atomic_store(&o->map.lost, true);
-	if (!atomic_exchange(&o->said_lost, true))
-		log_msg(LOG_CRIT, "%s: sync failed: %s: writes of station %s may be lost, so every flush fails until it connects anew; check the disk under it",
-			o->path, strerror(-err), o->info.station);
+	if (atomic_exchange(&o->said_lost, true))
+		return;
+	log_msg(LOG_CRIT, "%s: sync failed: %s: writes of station %s may be lost, so every flush fails until the server is restarted; check the disk under it",
+		o->path, strerror(-err), o->info.station);
+	loss_note(o->fd, o->path);
 }
 
 static int overlay_flush(struct store *s)
@@ -609,6 +612,12 @@ static int open_locked(struct overlay *o, const char *image, uint64_t max,
 	if (!overlay_map_init(&o->map, o->fd, o->info.size)) {
 		snprintf(why, why_size, "%s: out of memory", o->path);
 		return -ENOMEM;
+	}
+	if (loss_is_known(o->fd)) {
+		atomic_store(&o->map.lost, true);
+		atomic_store(&o->said_lost, true);
+		log_msg(LOG_ERR, "%s: a sync of it has failed before: every flush fails until the server is restarted; check the disk under it",
+			o->path);
 	}
 	same = overlay_read_state(o->fd, boot, &o->info, &clean) &&
 	       strcmp(o->server_boot, "-") && !strcmp(boot, o->server_boot);

@@ -92,6 +92,17 @@ int __wrap_fdatasync(int fd)
 	return errno ? -1 : 0;
 }
 
+/* All tests have the same file, and mostly each begins anew. */
+static bool remembers;
+
+bool __real_loss_is_known(int fd);
+bool __wrap_loss_is_known(int fd);
+
+bool __wrap_loss_is_known(int fd)
+{
+	return remembers && __real_loss_is_known(fd);
+}
+
 static int zero_out(int fd, uint64_t off, uint64_t len)
 {
 	char zero = 0;
@@ -402,6 +413,7 @@ static void lost_during_a_flush(void **state)
 static void failed_sync_is_told_for_ever(void **state)
 {
 	struct store *s = open_file(false);
+	char why[512];
 
 	(void)state;
 	os.sync = EIO;
@@ -409,6 +421,14 @@ static void failed_sync_is_told_for_ever(void **state)
 	/* Linux reports it once, and then all is well. */
 	os.sync = 0;
 	assert_int_equal(s->ops->flush(s), -EIO);
+	s->ops->close(s);
+	/* To another store of this file, too. */
+	remembers = true;
+	s = store_file_open(path, false, 0, why, sizeof(why));
+	remembers = false;
+	assert_non_null(s);
+	assert_int_equal(s->ops->flush(s), -EIO);
+	assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
 	s->ops->close(s);
 }
 
