@@ -152,3 +152,35 @@ def test_no_place_to_note_it(make_server, image, disk):
         assert c.flush() == wire.NBD_EIO
     server.wait_log("after a restart stations will not be told that a sync failed: there is no folder")
     stop(server)
+
+
+@pytest.mark.parametrize("export", ["lab/a", "plain"])
+def test_flush_syncs_what_another_connection_wrote(lab, disk, export):
+    """Multi-conn: the one that flushes is not the one that wrote."""
+    server, name = lab(), "lab@a.overlay" if export == "lab/a" else "/plain"
+    with Station(server, export, "a", "b") as a, Station(server, export, "a", "b") as b:
+        assert a.flags & wire.NBD_FLAG_CAN_MULTI_CONN
+        for i in range(3):
+            assert a.write(i * BLOCK, b"w" * BLOCK) == 0
+            before = disk.syncs(name)
+            assert b.flush() == 0
+            assert disk.syncs(name) > before
+            assert disk.syncs("/other") == 0
+        # And is told what became of it.
+        disk.fail_next()
+        assert a.write(0, b"w") == 0 and b.flush() == wire.NBD_EIO and a.flush() == wire.NBD_EIO
+    server.kill9()
+
+
+def test_fua_syncs(lab, disk):
+    """What the kernel does not do by itself: of an overlay's new block, of zeroes."""
+    server = lab()
+    with Station(server, "lab/a", "a", "b") as c, Raw(server) as plain:
+        before = disk.syncs("lab@a.overlay")
+        assert c.write(0, b"w", FUA) == 0
+        assert disk.syncs("lab@a.overlay") >= before + 2     # the data, then its map
+        plain.go(b"plain")
+        for command in (wire.NBD_CMD_WRITE_ZEROES, wire.NBD_CMD_TRIM):
+            before = disk.syncs("/plain")
+            assert plain.simple(command, 0, BLOCK, FUA) == 0
+            assert disk.syncs("/plain") > before
