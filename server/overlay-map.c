@@ -288,6 +288,35 @@ int overlay_map_load(struct overlay_map *m, bool same_boot, bool clean)
 	return err;
 }
 
+void overlay_map_sweep(struct overlay_map *m, uint64_t data_at)
+{
+	uint64_t off = data_at, end = off + m->blocks * OVERLAY_BLOCK;
+
+	while (off < end) {
+		off_t from = lseek(m->fd, (off_t)off, SEEK_DATA), to;
+		uint64_t b, last;
+
+		to = from < 0 ? -1 : lseek(m->fd, from, SEEK_HOLE);
+		if (to < 0)
+			return;
+		last = ((uint64_t)to - data_at + OVERLAY_BLOCK - 1) /
+		       OVERLAY_BLOCK;
+		if (last > m->blocks)
+			last = m->blocks;
+		for (b = ((uint64_t)from - data_at) / OVERLAY_BLOCK; b < last; ) {
+			unsigned int state;
+			uint64_t n = overlay_map_run(m, b, last - b, &state);
+
+			if (state != OVERLAY_DATA &&
+			    os_punch_hole(m->fd, data_at + b * OVERLAY_BLOCK,
+					  n * OVERLAY_BLOCK))
+				return;
+			b += n;
+		}
+		off = (uint64_t)to;
+	}
+}
+
 /*
  * Most stations write few blocks, and hundreds of them are idle: pages that the
  * system gives when they are written, and gets back when the station leaves.

@@ -185,7 +185,7 @@ def test_what_is_where(make_server, big, tmp_path):
         assert got == {MIB: bytes(100) + b"w" * 10 + bytes(BLOCK - 110), MIB + BLOCK: (256 << 10) - BLOCK}
 
 
-def test_limit_is_the_writers_own(lab, content):
+def test_limit_is_the_writers_own(lab, content, tmp_path):
     """ENOSPC for the one who is full; others write, and a trim makes room."""
     server = lab("overlay = keep\noverlay_max = 1m\n")
     with Station(server, "lab/a") as a, Station(server, "lab/b") as b:
@@ -199,6 +199,8 @@ def test_limit_is_the_writers_own(lab, content):
         assert a.write(MIB, b"a") == 0 and a.write(2 * MIB, b"a") == wire.NBD_ENOSPC
         assert a.flush() == b.flush() == 0
     server.wait_log('station a: its overlay is full (overlay_max = 1 MiB)')
+    # Not the image's.
+    server.wait_log(f"NBD_CMD_WRITE at {MIB}, 1 bytes: NBD_ENOSPC ({tmp_path}/state/overlays/lab@a.overlay): No space left")
 
 
 def test_number_of_overlays(lab, tmp_path):
