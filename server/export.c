@@ -92,6 +92,20 @@ static void renew(struct export *e, struct image *now)
 	image_put(old);
 }
 
+/* As renew(), of one that was its image before: whoever came meanwhile has a newer one. */
+static void give_back(struct export *e, struct image *former)
+{
+	struct image *old = former;
+
+	pthread_mutex_lock(&image_lock);
+	if (!atomic_load(&e->retired) && !e->image) {
+		old = NULL;
+		e->image = former;
+	}
+	pthread_mutex_unlock(&image_lock);
+	image_put(old);
+}
+
 static struct station_export station_export(const struct export_settings *s)
 {
 	return (struct station_export) {
@@ -286,7 +300,7 @@ static void let_go(struct exports *x, const struct export_settings *list,
 			}
 		}
 		if (i)
-			renew(e, i);
+			give_back(e, i);
 	}
 }
 
@@ -619,6 +633,7 @@ bool export_identity(struct export *e, const struct export_client *who,
 	if (!i)
 		return false;
 	strcpy(id->image, i->id);
+	station_boot_word(&x, &c, station, i, id->boot);
 	/*
 	 * An overlay is this host's, whatever the image is: a station must not
 	 * go on over another host's overlay.

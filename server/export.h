@@ -156,7 +156,8 @@ void export_close(struct export *e, const struct export_client *who,
 
 /*
  * Which image this client would be given now: ->image and, if that has its
- * meaning on every host, ->host. False as export_open(). May block. From then
+ * meaning on every host, ->host; ->boot, which is the machine's, becomes another
+ * one if writes of it were lost (station_boot_word()). False as export_open(). May block. From then
  * on the client's station is given that one.
  */
 bool export_identity(struct export *e, const struct export_client *who,

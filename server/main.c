@@ -34,10 +34,12 @@
 #include "export.h"
 #include "listen.h"
 #include "log.h"
+#include "loss.h"
 #include "os.h"
 #include "overlays.h"
 #include "pins.h"
 #include "run.h"
+#include "session.h"
 #include "translog.h"
 
 #ifndef VERSION
@@ -432,8 +434,13 @@ static bool set_up(struct server *s)
 	if (!make_state_dirs(s))
 		return false;
 	/* All exports have the same. */
-	if (s->config.exports && s->config.exports->pins)
+	if (s->config.exports && s->config.exports->pins) {
+		struct nbd_identity server;
+
+		session_server(&server);
 		pins_sweep(s->config.exports->pins);
+		loss_keep_in(s->config.exports->pins, server.boot);
+	}
 	/* While we may; a thread becomes it later, as whoever we are then. */
 	if (s->config.realtime)
 		os_allow_realtime(true);

@@ -17,6 +17,7 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -26,6 +27,7 @@
 
 #include "access.h"
 #include "log.h"
+#include "loss.h"
 #include "pins.h"
 #include "session.h"
 #include "store-overlay.h"
@@ -427,6 +429,31 @@ static int prepare(const struct station_export *x, const struct station_client *
 	if (fd >= 0)
 		close(fd);
 	return err;
+}
+
+void station_boot_word(const struct station_export *x,
+		       const struct station_client *c, const char *station,
+		       const struct image *i, char boot[NBD_SESSION_WORD])
+{
+	struct overlay_info info;
+	char *path, sink[256];
+	int fd;
+
+	if (x->kind == OVERLAY_NONE) {
+		if (!x->image.read_only)
+			loss_rename_boot(store_file_fd(i->store), boot);
+		return;
+	}
+	path = station_path(x->dir, x->name, station, STATION_OVERLAY);
+	fd = path ? open(path, O_PATH | O_CLOEXEC | O_NOFOLLOW) : -1;
+	/* One that is about to be replaced has lost nothing of this boot's. */
+	if (fd >= 0 &&
+	    !overlay_inspect(path, false, &info, sink, sizeof(sink)) &&
+	    overlay_stays(x, c, &info))
+		loss_rename_boot(fd, boot);
+	if (fd >= 0)
+		close(fd);
+	free(path);
 }
 
 static struct store *open_new(const struct station_export *x,

@@ -56,6 +56,15 @@ struct image *station_image(struct station_export *x,
 			    const char *station, char *why, size_t why_size);
 
 /*
+ * What this boot of the server's machine is called towards the station, from
+ * @boot: another word if a former run of the server has lost writes of the file
+ * that the station writes (loss.h). May block.
+ */
+void station_boot_word(const struct station_export *x,
+		       const struct station_client *c, const char *station,
+		       const struct image *i, char boot[NBD_SESSION_WORD]);
+
+/*
  * The station's overlay over @base, made or emptied as the kind asks; the same
  * store for all connections of a station. Holds @base itself. NULL with @why.
  * May block.

@@ -81,6 +81,17 @@ int __wrap_os_punch_hole(int fd, uint64_t off, uint64_t len)
 	return punch_error ? punch_error : __real_os_punch_hole(fd, off, len);
 }
 
+/* All tests have the same file, and mostly each begins anew. */
+static bool remembers;
+
+bool __real_loss_is_known(int fd);
+bool __wrap_loss_is_known(int fd);
+
+bool __wrap_loss_is_known(int fd)
+{
+	return remembers && __real_loss_is_known(fd);
+}
+
 static struct overlay_map *map;	/* of the last one that was opened */
 
 bool __real_overlay_map_init(struct overlay_map *m, int fd, uint64_t size);
@@ -137,6 +148,14 @@ static int write_durably(struct store *s, const void *p, uint32_t n,
 	return err == STORE_UNSYNCED ? s->ops->flush(s) : err;
 }
 
+static void assert_bytes(struct store *s, uint64_t off, const char *bytes)
+{
+	char got[8];
+
+	assert_int_equal(s->ops->read(s, got, (uint32_t)strlen(bytes), off), 0);
+	assert_memory_equal(got, bytes, strlen(bytes));
+}
+
 /* A flush that found no room for the map has lost nothing: the next one does it. */
 static void full_for_a_moment(void **state)
 {
@@ -180,6 +199,34 @@ static void failed_sync_is_told_for_ever(void **state)
 	sync_error = 0;
 	assert_int_equal(s->ops->flush(s), -EIO);
 	assert_int_equal(s->ops->write(s, "w", 1, 0, true), -EIO);
+	s->ops->close(s);
+	/* Nor does a store that is opened later take it for safe. */
+	remembers = true;
+	s = open_it("boot-1");
+	assert_int_equal(s->ops->flush(s), -EIO);
+	assert_int_equal(s->ops->write(s, "w", 1, 0, true), -EIO);
+	s->ops->close(s);
+	s = open_it("boot-2");
+	remembers = false;
+	assert_bytes(s, 0, "i");
+	s->ops->close(s);
+}
+
+/* The last sync of a store, too, of which nobody is told. */
+static void failed_sync_at_the_end(void **state)
+{
+	struct store *s = make_and_open();
+
+	(void)state;
+	assert_int_equal(s->ops->write(s, "w", 1, 0, false), 0);
+	sync_error = -EIO;
+	s->ops->close(s);
+	sync_error = 0;
+	remembers = true;
+	s = open_it("boot-1");
+	remembers = false;
+	assert_bytes(s, 0, "w");
+	assert_int_equal(s->ops->flush(s), -EIO);
 	s->ops->close(s);
 }
 
@@ -252,14 +299,6 @@ static void lost_during_a_durable_write(void **state)
 	loses = s;
 	assert_int_equal(s->ops->write(s, "x", 1, 9, true), -EIO);
 	s->ops->close(s);
-}
-
-static void assert_bytes(struct store *s, uint64_t off, const char *bytes)
-{
-	char got[8];
-
-	assert_int_equal(s->ops->read(s, got, (uint32_t)strlen(bytes), off), 0);
-	assert_memory_equal(got, bytes, strlen(bytes));
 }
 
 /* Not by writing, where the disk cannot give space back. */
@@ -427,6 +466,7 @@ int main(void)
 		cmocka_unit_test(whose_bytes),
 		cmocka_unit_test(full_for_a_moment),
 		cmocka_unit_test(failed_sync_is_told_for_ever),
+		cmocka_unit_test(failed_sync_at_the_end),
 		cmocka_unit_test(full_disk_in_a_sync),
 		cmocka_unit_test(lost_in_a_durable_write),
 		cmocka_unit_test(full_disk_in_a_write),
