@@ -322,15 +322,21 @@ static bool make_absolute(struct server *s)
 	return true;
 }
 
-/* Until wait_for_end(). Who reads the pidfile may send one at once. */
-static bool hold_signals(struct server *s)
+/*
+ * Signals wait for wait_for_end(): those that end nothing from the start to the
+ * end, as it may take a while to get the images' locks, or to stop. Who reads the
+ * pidfile may send the others, too, at once.
+ */
+static bool hold_signals(struct server *s, bool all)
 {
 	sigemptyset(&s->signals);
-	sigaddset(&s->signals, SIGTERM);
-	sigaddset(&s->signals, SIGINT);
 	sigaddset(&s->signals, SIGHUP);
 	sigaddset(&s->signals, SIGUSR1);
 	sigaddset(&s->signals, SIGUSR2);
+	if (all) {
+		sigaddset(&s->signals, SIGTERM);
+		sigaddset(&s->signals, SIGINT);
+	}
 	return !sigprocmask(SIG_BLOCK, &s->signals, NULL);
 }
 
@@ -354,7 +360,7 @@ static bool set_up(struct server *s)
 	if (s->config.realtime)
 		os_allow_realtime(true);
 	if (!open_exports(s) || !start_listening(s) || !open_control(s) ||
-	    !hold_signals(s) || !write_pidfile(s))
+	    !hold_signals(s, true) || !write_pidfile(s))
 		return false;
 	return become_user(&s->config, why, sizeof(why)) || complain(why);
 }
@@ -432,11 +438,23 @@ static void wait_for_end(struct server *s)
 	log_msg(LOG_NOTICE, "%s: stopping", strsignal(sig));
 }
 
-/* A second signal while stopping: leave at once, as kill -9 would. */
 static void impatient(int sig)
 {
 	(void)sig;
 	_exit(1);
+}
+
+/* A second one while stopping: leave at once, as kill -9 would. */
+static void heed_impatience(void)
+{
+	sigset_t end;
+
+	signal(SIGTERM, impatient);
+	signal(SIGINT, impatient);
+	sigemptyset(&end);
+	sigaddset(&end, SIGTERM);
+	sigaddset(&end, SIGINT);
+	sigprocmask(SIG_UNBLOCK, &end, NULL);
 }
 
 static void end_myself(void)
@@ -466,9 +484,7 @@ static int serve(struct server *s)
 	if (s->tell >= 0 && !background_detach(s->tell))
 		return 1;
 	wait_for_end(s);
-	signal(SIGTERM, impatient);
-	signal(SIGINT, impatient);
-	sigprocmask(SIG_UNBLOCK, &s->signals, NULL);
+	heed_impatience();
 	control_stop();
 	engine_stop();
 	ok = exports_sync(&s->exports);
@@ -517,6 +533,7 @@ int main(int argc, char **argv)
 		config_free(&s.config);
 		return status;
 	}
+	(void)hold_signals(&s, false);
 	signal(SIGPIPE, SIG_IGN);
 	/* Whoever started us may ignore it: then no child's status is kept. */
 	signal(SIGCHLD, SIG_DFL);

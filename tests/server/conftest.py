@@ -8,8 +8,11 @@ served      a Server that serves `image`, to be treated badly: after the test a
             which a sanitizer's complaint would spoil
 make_gate   make_gate() -> a Gate: a program for prerun or postrun that stands still
             until gate.open()
+slow_disk   a SlowDisk: make_server(image, env=slow_disk.env) has syncs that wait for
+            slow_disk.open()
 """
 import random
+import subprocess
 import sys
 from pathlib import Path
 
@@ -115,3 +118,47 @@ def lab(make_server, image, tmp_path):
         return server
 
     return make
+
+
+# fdatasync(2) tells that it is called, and then takes as long as it likes.
+SLOW_DISK = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdlib.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int fdatasync(int fd)
+{
+	close(open(getenv("DISK_REACHED"), O_WRONLY | O_CREAT, 0600));
+	while (access(getenv("DISK_OPEN"), F_OK))
+		usleep(20000);
+	return (int)syscall(SYS_fdatasync, fd);
+}
+"""
+
+
+class SlowDisk:
+    """`env` of a server whose syncs end when they are let, by open()."""
+
+    def __init__(self, folder):
+        self.way, self.mark = folder / "disk.open", folder / "disk.reached"
+        code, library = folder / "disk.c", folder / "disk.so"
+        code.write_text(SLOW_DISK)
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, code], check=True)
+        asan = "detect_leaks=1:abort_on_error=0:exitcode=99:verify_asan_link_order=0"
+        self.env = {"LD_PRELOAD": str(library), "ASAN_OPTIONS": asan, "DISK_REACHED": str(self.mark),
+                    "DISK_OPEN": str(self.way)}
+
+    def reached(self):
+        until(self.mark.exists)
+
+    def open(self):
+        self.way.touch()
+
+
+@pytest.fixture
+def slow_disk(tmp_path):
+    disk = SlowDisk(tmp_path)
+    yield disk
+    disk.open()

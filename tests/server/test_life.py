@@ -455,6 +455,55 @@ def test_second_signal_ends_it_at_once(make_server, image):
     c.close()
 
 
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_signals_that_end_nothing_while_stopping(make_server, image, slow_disk, name):
+    """The flush that is under way is answered, and the last sync done."""
+    server = make_server(image, env=slow_disk.env)
+    with Raw(server) as c:
+        c.go()
+        assert c.write(0, b"w" * 4096) == 0
+        c.request(FLUSH, cookie=5)
+        slow_disk.reached()
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_log("stopping")
+        for _ in range(5):
+            server.process.send_signal(getattr(signal, name))
+            time.sleep(0.02)
+        slow_disk.open()
+        assert c.reply() == (0, 5) and c.closed()
+    assert server.process.wait(granted(20)) == 0 and server.log().rstrip().endswith("stopped")
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_signals_that_end_nothing_while_starting(image, name):
+    """As long as it waits for the image's lock, for example."""
+    server = Server(image)
+    with open(image) as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+
+        def disturb():
+            until(lambda: server.process and waits_for_lock(server))
+            server.process.send_signal(getattr(signal, name))
+            time.sleep(0.05)
+            fcntl.flock(f, fcntl.LOCK_UN)
+
+        thread = threading.Thread(target=disturb)
+        thread.start()
+        with server:
+            thread.join()
+            server.wait_log("SIGHUP: " if name == "SIGHUP" else "means nothing here")
+            check_serves(server)
+
+
+def waits_for_lock(server):
+    """Has it opened the image, and is not at work yet?"""
+    folder = f"/proc/{server.pid}/fd"
+    try:
+        return any(os.readlink(f"{folder}/{fd}") == str(server.image) for fd in os.listdir(folder))
+    except OSError:
+        return False
+
+
 def test_hangup_signal_changes_nothing(make_server, image):
     server = make_server(image)
     with Raw(server) as c:
