@@ -38,7 +38,6 @@
 /* As in engine-epoll.c. */
 #define RETRY_MS	5
 #define TICK_MS		250
-#define STOP_MS		5000
 #define MAX_LISTENERS	16
 
 #define TOO_MANY	"a connection was refused: too many open files; raise the limit (LimitNOFILE=, ulimit -n)"
@@ -58,7 +57,7 @@ struct loop {
 	uint8_t *rx;
 	struct job_list submit;
 	bool retry, stopping, buried;
-	uint64_t stop_at, tick_at;
+	uint64_t tick_at;
 };
 
 static struct {
@@ -256,18 +255,15 @@ static void serve_socket(struct conn *c, short events)
 
 static void tick(struct loop *l)
 {
-	const bool pressed = budget_pressed();
 	const uint64_t now = now_ms();
+	const unsigned int ms = (unsigned int)(now - l->tick_at + TICK_MS);
+	const bool pressed = budget_pressed();
 	struct conn *c = l->conn;
-	bool again = pressed || l->stopping;
+	const bool again = pressed || l->stopping || c->phase == CONN_NEGOTIATE;
 
-	if (c->phase == CONN_NEGOTIATE) {
-		again = true;
-		conn_late(c, now, TICK_MS);
-	}
 	conn_tick(c, pressed);
-	if (l->stopping && now >= l->stop_at && c->phase != CONN_CLOSED)
-		conn_end(c, LOG_WARNING, "closed: the server stops, and the client does not take its answers");
+	if (c->phase == CONN_NEGOTIATE || l->stopping)
+		conn_late(c, now, ms);
 	if (!pressed)
 		atomic_store(&engine.pressed, false);
 	l->tick_at = again ? now + TICK_MS : 0;
@@ -308,8 +304,7 @@ static void one_round(struct loop *l)
 	}
 	if (atomic_load(&engine.stop) && !l->stopping) {
 		l->stopping = true;
-		l->stop_at = now_ms() + STOP_MS;
-		conn_stop(c);
+		conn_stop(c, now_ms());
 	}
 	if (!l->tick_at && (l->stopping || atomic_load(&engine.pressed)))
 		l->tick_at = now_ms() + TICK_MS;

@@ -442,6 +442,29 @@ def test_stop_does_not_wait_for_ever(make_server, image):
     c.close()
 
 
+def test_stop_waits_for_the_disk(make_server, image, slow_disk):
+    """However long that takes: 5 s are what a client has, who can do nothing for it."""
+    server = make_server(image, env=slow_disk.env)
+    with Raw(server) as c, Raw(server) as other:
+        c.go()
+        other.structured()
+        assert c.write(0, b"w" * 4096) == 0
+        c.request(FLUSH, cookie=5)
+        slow_disk.reached()
+        other.asked = 0
+        other.request(FLUSH, cookie=6)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_log("stopping")
+        time.sleep(6.5)
+        slow_disk.open()
+        assert c.reply() == (0, 5) and c.closed()
+        # It may have come too late to be begun.
+        (flags, kind, cookie, _), end = other.chunk(), other.closed()
+        assert cookie == 6 and kind in (wire.NBD_REPLY_TYPE_NONE, wire.NBD_REPLY_TYPE_ERROR) and end
+    assert server.process.wait(granted(20)) == 0
+    assert "does not take its answers" not in server.log() and server.log().rstrip().endswith("stopped")
+
+
 def test_second_signal_ends_it_at_once(make_server, image):
     server = make_server(image)
     c = Raw(server, rcvbuf=4096).go()
