@@ -462,6 +462,16 @@ static void end_myself(void)
 	kill(getpid(), SIGTERM);
 }
 
+/* Threads are at work that look at the exports: these are not to be freed. */
+static __attribute__((noreturn)) void leave_as_it_is(struct server *s,
+						      int status)
+{
+	(void)control_stop();
+	remove_pidfile(s);
+	listen_unlink(&s->listeners);
+	_exit(status);
+}
+
 static int serve(struct server *s)
 {
 	const struct engine_settings settings = {
@@ -477,18 +487,20 @@ static int serve(struct server *s)
 	bool ok;
 
 	if (!engine_start(&settings) || !control_start())
-		return 1;
+		leave_as_it_is(s, 1);
 	for (i = 0; i < s->listeners.n; i++)
 		log_msg(LOG_NOTICE, "listening on %s", s->listeners.name[i]);
 	/* Serving already, so that the caller's first connection finds it. */
 	if (s->tell >= 0 && !background_detach(s->tell))
-		return 1;
+		leave_as_it_is(s, 1);
 	wait_for_end(s);
 	heed_impatience();
-	control_stop();
+	(void)control_stop();
 	engine_stop();
 	ok = exports_sync(&s->exports);
 	log_msg(LOG_NOTICE, "stopped");
+	if (!control_stop())
+		leave_as_it_is(s, ok ? 0 : 1);
 	return ok ? 0 : 1;
 }
 
@@ -563,7 +575,7 @@ int main(int argc, char **argv)
 		s.tell = background_fork();
 	if (set_up(&s))
 		status = serve(&s);
-	control_stop();
+	(void)control_stop();
 	remove_pidfile(&s);
 	free(s.pidfile);
 	free(s.config_path);

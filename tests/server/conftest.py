@@ -8,8 +8,8 @@ served      a Server that serves `image`, to be treated badly: after the test a
             which a sanitizer's complaint would spoil
 make_gate   make_gate() -> a Gate: a program for prerun or postrun that stands still
             until gate.open()
-slow_disk   a SlowDisk: make_server(image, env=slow_disk.env) has syncs that wait for
-            slow_disk.open()
+slow_disk   a SlowDisk: make_server(image, env=slow_disk.env) has syncs, and files of a
+            name with "-slow" at its end, that wait for slow_disk.open()
 """
 import random
 import subprocess
@@ -120,26 +120,62 @@ def lab(make_server, image, tmp_path):
     return make
 
 
-# fdatasync(2) tells that it is called, and then takes as long as it likes.
+# fdatasync(2), and open(2) of a file whose name ends with "-slow", tell that they
+# are called, and then take as long as they are made to. exit(3) lets them go on
+# and waits a while: what other threads then do is seen.
 SLOW_DISK = r"""
 #define _GNU_SOURCE
 #include <fcntl.h>
+#include <stdarg.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-int fdatasync(int fd)
+static int touch(const char *name)
 {
-	close(open(getenv("DISK_REACHED"), O_WRONLY | O_CREAT, 0600));
+	return close(syscall(SYS_openat, AT_FDCWD, getenv(name), O_WRONLY | O_CREAT, 0600));
+}
+
+static void wait_at_the_gate(void)
+{
+	touch("DISK_REACHED");
 	while (access(getenv("DISK_OPEN"), F_OK))
 		usleep(20000);
+}
+
+int fdatasync(int fd)
+{
+	wait_at_the_gate();
 	return (int)syscall(SYS_fdatasync, fd);
+}
+
+int open(const char *path, int flags, ...)
+{
+	size_t len = strlen(path);
+	va_list ap;
+	int mode;
+
+	va_start(ap, flags);
+	mode = va_arg(ap, int);
+	va_end(ap);
+	if (len > 5 && !strcmp(path + len - 5, "-slow"))
+		wait_at_the_gate();
+	return (int)syscall(SYS_openat, AT_FDCWD, path, flags, mode);
+}
+
+static __attribute__((destructor)) void linger(void)
+{
+	if (!getenv("DISK_LINGERS"))
+		return;
+	touch("DISK_OPEN");
+	usleep(1000000);
 }
 """
 
 
 class SlowDisk:
-    """`env` of a server whose syncs end when they are let, by open()."""
+    """`env` of a server whose disk is done when it is let, by open()."""
 
     def __init__(self, folder):
         self.way, self.mark = folder / "disk.open", folder / "disk.reached"
