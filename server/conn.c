@@ -138,6 +138,7 @@ void conn_free(struct conn *c)
 {
 	drop_nego(c);
 	free(c->open_text);
+	free(c->open_name);
 	if (c->rx_owned)
 		free(c->rx);
 	free(c);
@@ -229,6 +230,9 @@ static void enter_transmission(struct conn *c)
 	drop_nego(c);
 	free(c->open_text);
 	c->open_text = NULL;
+	free(c->open_name);
+	c->open_name = NULL;
+	c->open_len = 0;
 	c->status.export_name = c->export->info.name;
 	c->status.peer = c->peer;
 	c->status.opened = &c->opened;

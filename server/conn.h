@@ -80,7 +80,9 @@ struct conn {
 	bool eof;			/* the client has shut its end down */
 	bool receiving;			/* conn_readable() is at it */
 	bool lingering;			/* what still comes is thrown away */
-	const char *open_name;		/* as the client wrote it, in ->nego */
+	const char *asked_name;		/* as the client wrote it, in ->nego */
+	size_t asked_len;
+	char *open_name;		/* the same for the worker: ->nego may go on */
 	size_t open_len;
 	uint32_t open_error;
 	char *open_text;		/* NEGO_TEXT bytes */
