@@ -25,6 +25,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -88,14 +89,43 @@ static uint64_t now_ms(void)
 	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+#ifndef SOCK_CLOEXEC
 static bool set_flags(int fd)
 {
 	return fcntl(fd, F_SETFL, O_NONBLOCK) >= 0 &&
 	       fcntl(fd, F_SETFD, FD_CLOEXEC) >= 0;
 }
+#endif
+
+/*
+ * A program that another thread runs must not inherit it. Where there is no way
+ * (POSIX has one since 2024) to have it so from the first moment on, soon after.
+ */
+static int accept_alone(int listener, struct sockaddr_storage *addr)
+{
+	socklen_t len = sizeof(*addr);
+	int fd;
+
+	memset(addr, 0, sizeof(*addr));
+#ifdef SOCK_CLOEXEC
+	fd = accept4(listener, (struct sockaddr *)addr, &len,
+		     SOCK_NONBLOCK | SOCK_CLOEXEC);
+#else
+	fd = accept(listener, (struct sockaddr *)addr, &len);
+	if (fd >= 0 && !set_flags(fd)) {
+		close(fd);
+		errno = ECONNABORTED;
+		return -1;
+	}
+#endif
+	return fd;
+}
 
 static bool open_pipe(int fd[2])
 {
+#ifdef SOCK_CLOEXEC
+	return !pipe2(fd, O_NONBLOCK | O_CLOEXEC);
+#else
 	if (pipe(fd) < 0)
 		return false;
 	if (set_flags(fd[0]) && set_flags(fd[1]))
@@ -103,6 +133,7 @@ static bool open_pipe(int fd[2])
 	close(fd[0]);
 	close(fd[1]);
 	return false;
+#endif
 }
 
 /* Full means that it will wake all the same. */
@@ -421,12 +452,13 @@ static void adopt(int fd, const struct sockaddr_storage *addr)
  */
 static void shed(int listener)
 {
+	struct sockaddr_storage addr;
 	int fd;
 
 	log_peer(LOG_ERR, TOO_MANY);
 	if (engine.reserve >= 0)
 		close(engine.reserve);
-	fd = accept(listener, NULL, NULL);
+	fd = accept_alone(listener, &addr);
 	if (fd >= 0)
 		close(fd);
 	else if (errno == EMFILE || errno == ENFILE)
@@ -437,15 +469,10 @@ static void shed(int listener)
 static void accept_one(int listener)
 {
 	struct sockaddr_storage addr;
-	socklen_t len = sizeof(addr);
-	int fd;
+	const int fd = accept_alone(listener, &addr);
 
-	memset(&addr, 0, sizeof(addr));
-	fd = accept(listener, (struct sockaddr *)&addr, &len);
-	if (fd >= 0 && set_flags(fd))
+	if (fd >= 0)
 		adopt(fd, &addr);
-	else if (fd >= 0)
-		close(fd);
 	else if (errno == EMFILE || errno == ENFILE)
 		shed(listener);
 	else if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR)
