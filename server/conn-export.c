@@ -19,7 +19,13 @@ static bool begin(struct conn *c, struct export *e, u16 type)
 
 	if (!c->open_text)
 		c->open_text = malloc(NEGO_TEXT);
-	if (!j || !c->open_text) {
+	free(c->open_name);
+	/* Whatever bytes it has, none among them. */
+	c->open_name = malloc(c->asked_len + 1);
+	if (c->open_name)
+		memcpy(c->open_name, c->asked_name, c->asked_len);
+	c->open_len = c->asked_len;
+	if (!j || !c->open_text || !c->open_name) {
 		free(j);
 		return false;
 	}
@@ -60,7 +66,7 @@ void conn_identify(struct conn *c, struct export *e)
 
 void conn_close(struct conn *c)
 {
-	const struct export_client who = client(c);
+	const struct export_client who = client(c);	/* without its name */
 
 	export_close(c->export, &who, &c->opened, c->store, c->done);
 }
@@ -97,8 +103,8 @@ static const struct nego_export *find(void *ctx, const char *name, size_t len,
 		*error = NEGO_LATER;
 		return c->jobs ? NULL : opened(c, error, text);
 	}
-	c->open_name = name;
-	c->open_len = len;
+	c->asked_name = name;
+	c->asked_len = len;
 	e = exports_find(c->exports, name, len);
 	log_quote(quoted, sizeof(quoted), name, len);
 	if (!e) {

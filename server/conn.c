@@ -138,6 +138,7 @@ void conn_free(struct conn *c)
 {
 	drop_nego(c);
 	free(c->open_text);
+	free(c->open_name);
 	if (c->rx_owned)
 		free(c->rx);
 	free(c);
@@ -229,6 +230,9 @@ static void enter_transmission(struct conn *c)
 	drop_nego(c);
 	free(c->open_text);
 	c->open_text = NULL;
+	free(c->open_name);
+	c->open_name = NULL;
+	c->open_len = 0;
 	c->status.export_name = c->export->info.name;
 	c->status.peer = c->peer;
 	c->status.opened = &c->opened;
@@ -518,11 +522,19 @@ void conn_tick(struct conn *c, bool pressed)
 
 void conn_late(struct conn *c, uint64_t now, unsigned int ms)
 {
-	if (nego_waits(c->nego))
-		c->deadline += ms;
-	else if (now >= c->deadline)
-		conn_end(c, LOG_WARNING, "negotiation not done within %d s",
-			 CONN_HANDSHAKE_MS / 1000);
+	if (c->phase == CONN_NEGOTIATE) {
+		if (nego_waits(c->nego))
+			c->deadline += ms;
+		else if (now >= c->deadline)
+			conn_end(c, LOG_WARNING, "negotiation not done within %d s",
+				 CONN_HANDSHAKE_MS / 1000);
+	} else if (c->phase != CONN_CLOSED) {
+		/* The disk, or a program, is not the client's fault. */
+		if (c->jobs && !c->out_blocked)
+			c->deadline += ms;
+		else if (now >= c->deadline)
+			conn_end(c, LOG_WARNING, "closed: the server stops, and the client does not take its answers");
+	}
 }
 
 /*
@@ -531,8 +543,9 @@ void conn_late(struct conn *c, uint64_t now, unsigned int ms)
  * them, and would make an I/O error of it, where it can go on after a lost
  * connection.
  */
-void conn_stop(struct conn *c)
+void conn_stop(struct conn *c, uint64_t now)
 {
+	c->deadline = now + CONN_STOP_MS;
 	if (c->phase != CONN_NEGOTIATE && c->phase != CONN_TRANSMIT)
 		return;
 	snprintf(c->last_words, sizeof(c->last_words),

@@ -22,6 +22,8 @@
 
 /* A client has this long for its part of the negotiation, in milliseconds. */
 #define CONN_HANDSHAKE_MS	10000
+/* And so long, when the server stops, to take its last answers. */
+#define CONN_STOP_MS		5000
 /* A station that is not heard for this long is gone, in seconds. */
 #define CONN_DEAD_SECONDS	120
 /* Jobs of one connection at the workers. */
@@ -48,7 +50,7 @@ struct conn {
 	struct conn *touched_next;
 	bool poked;			/* under the loop's lock */
 	struct conn *poke_next;
-	uint64_t deadline;		/* of the negotiation, see conn_late() */
+	uint64_t deadline;		/* see conn_late() */
 
 	int fd;
 	enum conn_phase phase;
@@ -78,7 +80,9 @@ struct conn {
 	bool eof;			/* the client has shut its end down */
 	bool receiving;			/* conn_readable() is at it */
 	bool lingering;			/* what still comes is thrown away */
-	const char *open_name;		/* as the client wrote it, in ->nego */
+	const char *asked_name;		/* as the client wrote it, in ->nego */
+	size_t asked_len;
+	char *open_name;		/* the same for the worker: ->nego may go on */
 	size_t open_len;
 	uint32_t open_error;
 	char *open_text;		/* NEGO_TEXT bytes */
@@ -140,8 +144,8 @@ void conn_job_done(struct conn *c, struct job *j);
 /* Send, go on with input that was held back, end what is finished. */
 void conn_settle(struct conn *c);
 
-/* The server stops: finish what is in flight, take nothing more. */
-void conn_stop(struct conn *c);
+/* The server stops, @now: finish what is in flight, take nothing more. */
+void conn_stop(struct conn *c, uint64_t now);
 
 /* By the loop, after loop_poke(). */
 void conn_poked(struct conn *c);
@@ -153,9 +157,9 @@ void conn_poked(struct conn *c);
 void conn_tick(struct conn *c, bool pressed);
 
 /*
- * By the loop, each @ms of those that negotiate: hang up if it is @now past
- * the deadline (both by the loop's clock, in milliseconds). What the client
- * waits for the server is not counted.
+ * By the loop, each @ms of those that negotiate, and of all after conn_stop():
+ * hang up if it is @now past the deadline (both by the loop's clock, in
+ * milliseconds). What the client waits for the server is not counted.
  */
 void conn_late(struct conn *c, uint64_t now, unsigned int ms);
 

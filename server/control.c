@@ -44,8 +44,14 @@ static struct {
 	bool running;
 	/* Anybody on this host reaches the port: it takes no place of the other. */
 	atomic_int unix_clients, tcp_clients;
-	atomic_bool stopping;
-} control = { .unix_fd = -1, .tcp_fd = -1, .stop = { -1, -1 } };
+	/* Those of them who look at the exports at this moment. */
+	pthread_mutex_t lock;
+	unsigned int looking;
+	bool stopping;	/* nobody may any more */
+} control = {
+	.unix_fd = -1, .tcp_fd = -1, .stop = { -1, -1 },
+	.lock = PTHREAD_MUTEX_INITIALIZER,
+};
 
 struct asker {
 	int fd;
@@ -79,6 +85,35 @@ static bool wait_until(int fd, short events, int64_t deadline)
 	}
 }
 
+/* False: the exports may be gone. */
+static bool begin_look(void)
+{
+	bool ok;
+
+	pthread_mutex_lock(&control.lock);
+	ok = !control.stopping;
+	control.looking += ok;
+	pthread_mutex_unlock(&control.lock);
+	return ok;
+}
+
+static void end_look(void)
+{
+	pthread_mutex_lock(&control.lock);
+	control.looking--;
+	pthread_mutex_unlock(&control.lock);
+}
+
+static unsigned int lookers(void)
+{
+	unsigned int n;
+
+	pthread_mutex_lock(&control.lock);
+	n = control.looking;
+	pthread_mutex_unlock(&control.lock);
+	return n;
+}
+
 /* -- answers --------------------------------------------------------------- */
 
 static bool send_all(int fd, const char *s, size_t len)
@@ -104,12 +139,13 @@ static void answer_top(int fd)
 	struct status_top top = { 0 };
 	bool ok = true;
 
-	while (ok && !atomic_load(&control.stopping)) {
+	while (ok && begin_look()) {
 		struct pollfd p = { .fd = fd, .events = POLLIN };
 		struct text t = { 0 };
 
 		/* Form feed: the last page ends here. */
 		status_top(&t, control.s.exports, &top);
+		end_look();
 		text_add(&t, "\f");
 		ok = t.s && send_all(fd, t.s, t.len);
 		text_free(&t);
@@ -143,40 +179,50 @@ static void answer_http(struct text *t, const char *line)
 	text_free(&body);
 }
 
-static void answer(const struct asker *a, char *line)
+static void answer(const struct asker *a, const char *line, struct text *t)
 {
-	struct text t = { 0 };
 	char why[1024];
 	bool ok;
 
 	if (!strncmp(line, "GET ", 4)) {
-		answer_http(&t, line);
+		answer_http(t, line);
 	} else if (!a->local) {
-		text_add(&t, "HTTP/1.0 400 Bad Request\r\n\r\n");
+		text_add(t, "HTTP/1.0 400 Bad Request\r\n\r\n");
 	} else if (!strcmp(line, "status")) {
-		status_json(&t, control.s.exports);
+		status_json(t, control.s.exports);
 	} else if (!strcmp(line, "table")) {
-		status_table(&t, control.s.exports);
+		status_table(t, control.s.exports);
 	} else if (!strcmp(line, "metrics")) {
-		status_metrics(&t, control.s.exports);
-	} else if (!strcmp(line, "top")) {
-		answer_top(a->fd);
-		return;
+		status_metrics(t, control.s.exports);
 	} else if (!strcmp(line, "reload")) {
 		ok = control.s.reload(control.s.ctx, why, sizeof(why));
 		log_msg(ok ? LOG_NOTICE : LOG_ERR, "reload: %s%s",
 			ok ? "" : "nothing is changed: ", why);
-		answer_done(&t, ok, why);
+		answer_done(t, ok, why);
 	} else if (!strcmp(line, "drain")) {
-		answer_done(&t, true, "the server finishes what is in flight and stops");
+		answer_done(t, true, "the server finishes what is in flight and stops");
 		kill(getpid(), SIGTERM);
 	} else {
 		char quoted[80];
 
 		snprintf(why, sizeof(why), "\"%s\" is not a command; there are status, table, top, metrics, reload, drain",
 			 log_quote(quoted, sizeof(quoted), line, strlen(line)));
-		answer_done(&t, false, why);
+		answer_done(t, false, why);
 	}
+}
+
+static void serve_line(const struct asker *a, const char *line)
+{
+	struct text t = { 0 };
+
+	if (a->local && !strcmp(line, "top")) {
+		answer_top(a->fd);
+		return;
+	}
+	if (!begin_look())
+		return;
+	answer(a, line, &t);
+	end_look();
 	if (t.s)
 		send_all(a->fd, t.s, t.len);
 	text_free(&t);
@@ -210,7 +256,7 @@ static void *serve(void *arg)
 	/* HTTP's other lines are of no interest. */
 	line[strcspn(line, "\r\n")] = '\0';
 	if (*line)
-		answer(&a, line);
+		serve_line(&a, line);
 	/* What it still says must not become a reset before the answer. */
 	shutdown(a.fd, SHUT_WR);
 	deadline = now_ms() + PATIENCE_MS;
@@ -371,13 +417,18 @@ bool control_start(void)
 
 	if (control.unix_fd < 0 && control.tcp_fd < 0)
 		return true;
-	if (pipe2(control.stop, O_CLOEXEC) < 0)
+	if (pipe2(control.stop, O_CLOEXEC) < 0) {
+		log_msg(LOG_ERR, "controlsock, metricsport: %s", strerror(errno));
 		return false;
+	}
 	sigfillset(&all);
 	pthread_sigmask(SIG_SETMASK, &all, &old);
 	err = pthread_create(&control.thread, NULL, accept_all, NULL);
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	control.running = !err;
+	if (err)
+		log_msg(LOG_ERR, "controlsock, metricsport: no thread to be had for them: %s",
+			strerror(err));
 	return !err;
 }
 
@@ -387,16 +438,18 @@ static int askers(void)
 	       atomic_load(&control.tcp_clients);
 }
 
-void control_stop(void)
+bool control_stop(void)
 {
 	struct stat st;
 	int wait;
 
-	atomic_store(&control.stopping, true);
+	pthread_mutex_lock(&control.lock);
+	control.stopping = true;
+	pthread_mutex_unlock(&control.lock);
 	if (control.running) {
 		if (write(control.stop[1], "", 1) == 1)
 			pthread_join(control.thread, NULL);
-		/* They look at exports; each has a patience. */
+		/* Their answers are to arrive; each has a patience. */
 		for (wait = 0; wait < 300 && askers(); wait++)
 			usleep(10000);
 		close(control.stop[0]);
@@ -414,4 +467,5 @@ void control_stop(void)
 		unlink(control.path);
 	free(control.path);
 	control.path = NULL;
+	return !lookers();
 }

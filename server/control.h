@@ -39,7 +39,11 @@ bool control_open(const struct control_settings *s, char *why, size_t why_size);
 /* Give the socket's file away, before privileges are dropped. */
 void control_chown(uid_t uid, gid_t gid);
 bool control_start(void);
-void control_stop(void);
+/*
+ * Take the sockets away. False when somebody still looks at the exports, such as
+ * a reload that a disk keeps waiting; to be asked again later.
+ */
+bool control_stop(void);
 
 /*
  * The other end: nbd-server VERB [--socket=PATH] [--json]. Returns the exit

@@ -45,8 +45,6 @@
 #define RETRY_MS	5
 /* How often deadlines are looked at while there are any. */
 #define TICK_MS		250
-/* What clients are given to take their last answers, in milliseconds. */
-#define STOP_MS		5000
 
 struct adopted {
 	struct adopted *next;
@@ -76,7 +74,7 @@ struct loop {
 	unsigned int n_chunks;
 	bool retry, stopping;
 	bool deaf;		/* to those who connect: see shed() */
-	uint64_t stop_at, tick_at;
+	uint64_t tick_at;
 };
 
 static struct {
@@ -437,26 +435,24 @@ static void retry_starved(struct loop *l)
 
 static void tick(struct loop *l)
 {
-	uint64_t now = now_ms();
-	struct conn *c, *next;
+	const uint64_t now = now_ms();
+	const unsigned int ms = (unsigned int)(now - l->tick_at + TICK_MS);
 	const bool pressed = budget_pressed();
-	bool again = pressed;
+	bool again = pressed || l->stopping;
+	struct conn *c, *next;
 
 	if (l->deaf && !l->stopping)
 		watch_listeners(l, true);
 	for (c = l->conns; c; c = next) {
 		next = c->next;
-		if (c->phase == CONN_NEGOTIATE) {
-			again = true;
-			conn_late(c, now, TICK_MS);
-		}
+		again |= c->phase == CONN_NEGOTIATE;
 		conn_tick(c, pressed);
-		if (l->stopping && now >= l->stop_at && c->phase != CONN_CLOSED)
-			conn_end(c, LOG_WARNING, "closed: the server stops, and the client does not take its answers");
+		if (c->phase == CONN_NEGOTIATE || l->stopping)
+			conn_late(c, now, ms);
 	}
 	if (!pressed)
 		atomic_store(&engine.pressed, false);
-	l->tick_at = again || l->stopping ? now + TICK_MS : 0;
+	l->tick_at = again ? now + TICK_MS : 0;
 }
 
 static void begin_stop(struct loop *l)
@@ -464,13 +460,12 @@ static void begin_stop(struct loop *l)
 	struct conn *c, *next;
 
 	l->stopping = true;
-	l->stop_at = now_ms() + STOP_MS;
 	l->tick_at = now_ms() + TICK_MS;
 	if (l->index == 0)
 		watch_listeners(l, false);
 	for (c = l->conns; c; c = next) {
 		next = c->next;
-		conn_stop(c);
+		conn_stop(c, now_ms());
 	}
 }
 

@@ -25,6 +25,7 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -38,7 +39,6 @@
 /* As in engine-epoll.c. */
 #define RETRY_MS	5
 #define TICK_MS		250
-#define STOP_MS		5000
 #define MAX_LISTENERS	16
 
 #define TOO_MANY	"a connection was refused: too many open files; raise the limit (LimitNOFILE=, ulimit -n)"
@@ -58,7 +58,7 @@ struct loop {
 	uint8_t *rx;
 	struct job_list submit;
 	bool retry, stopping, buried;
-	uint64_t stop_at, tick_at;
+	uint64_t tick_at;
 };
 
 static struct {
@@ -89,14 +89,43 @@ static uint64_t now_ms(void)
 	return (uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000;
 }
 
+#ifndef SOCK_CLOEXEC
 static bool set_flags(int fd)
 {
 	return fcntl(fd, F_SETFL, O_NONBLOCK) >= 0 &&
 	       fcntl(fd, F_SETFD, FD_CLOEXEC) >= 0;
 }
+#endif
+
+/*
+ * A program that another thread runs must not inherit it. Where there is no way
+ * (POSIX has one since 2024) to have it so from the first moment on, soon after.
+ */
+static int accept_alone(int listener, struct sockaddr_storage *addr)
+{
+	socklen_t len = sizeof(*addr);
+	int fd;
+
+	memset(addr, 0, sizeof(*addr));
+#ifdef SOCK_CLOEXEC
+	fd = accept4(listener, (struct sockaddr *)addr, &len,
+		     SOCK_NONBLOCK | SOCK_CLOEXEC);
+#else
+	fd = accept(listener, (struct sockaddr *)addr, &len);
+	if (fd >= 0 && !set_flags(fd)) {
+		close(fd);
+		errno = ECONNABORTED;
+		return -1;
+	}
+#endif
+	return fd;
+}
 
 static bool open_pipe(int fd[2])
 {
+#ifdef SOCK_CLOEXEC
+	return !pipe2(fd, O_NONBLOCK | O_CLOEXEC);
+#else
 	if (pipe(fd) < 0)
 		return false;
 	if (set_flags(fd[0]) && set_flags(fd[1]))
@@ -104,6 +133,7 @@ static bool open_pipe(int fd[2])
 	close(fd[0]);
 	close(fd[1]);
 	return false;
+#endif
 }
 
 /* Full means that it will wake all the same. */
@@ -256,18 +286,15 @@ static void serve_socket(struct conn *c, short events)
 
 static void tick(struct loop *l)
 {
-	const bool pressed = budget_pressed();
 	const uint64_t now = now_ms();
+	const unsigned int ms = (unsigned int)(now - l->tick_at + TICK_MS);
+	const bool pressed = budget_pressed();
 	struct conn *c = l->conn;
-	bool again = pressed || l->stopping;
+	const bool again = pressed || l->stopping || c->phase == CONN_NEGOTIATE;
 
-	if (c->phase == CONN_NEGOTIATE) {
-		again = true;
-		conn_late(c, now, TICK_MS);
-	}
 	conn_tick(c, pressed);
-	if (l->stopping && now >= l->stop_at && c->phase != CONN_CLOSED)
-		conn_end(c, LOG_WARNING, "closed: the server stops, and the client does not take its answers");
+	if (c->phase == CONN_NEGOTIATE || l->stopping)
+		conn_late(c, now, ms);
 	if (!pressed)
 		atomic_store(&engine.pressed, false);
 	l->tick_at = again ? now + TICK_MS : 0;
@@ -308,8 +335,7 @@ static void one_round(struct loop *l)
 	}
 	if (atomic_load(&engine.stop) && !l->stopping) {
 		l->stopping = true;
-		l->stop_at = now_ms() + STOP_MS;
-		conn_stop(c);
+		conn_stop(c, now_ms());
 	}
 	if (!l->tick_at && (l->stopping || atomic_load(&engine.pressed)))
 		l->tick_at = now_ms() + TICK_MS;
@@ -426,12 +452,13 @@ static void adopt(int fd, const struct sockaddr_storage *addr)
  */
 static void shed(int listener)
 {
+	struct sockaddr_storage addr;
 	int fd;
 
 	log_peer(LOG_ERR, TOO_MANY);
 	if (engine.reserve >= 0)
 		close(engine.reserve);
-	fd = accept(listener, NULL, NULL);
+	fd = accept_alone(listener, &addr);
 	if (fd >= 0)
 		close(fd);
 	else if (errno == EMFILE || errno == ENFILE)
@@ -442,15 +469,10 @@ static void shed(int listener)
 static void accept_one(int listener)
 {
 	struct sockaddr_storage addr;
-	socklen_t len = sizeof(addr);
-	int fd;
+	const int fd = accept_alone(listener, &addr);
 
-	memset(&addr, 0, sizeof(addr));
-	fd = accept(listener, (struct sockaddr *)&addr, &len);
-	if (fd >= 0 && set_flags(fd))
+	if (fd >= 0)
 		adopt(fd, &addr);
-	else if (fd >= 0)
-		close(fd);
 	else if (errno == EMFILE || errno == ENFILE)
 		shed(listener);
 	else if (errno != EAGAIN && errno != ECONNABORTED && errno != EINTR)

@@ -27,7 +27,8 @@ bool engine_start(const struct engine_settings *s);
 
 /*
  * Stop listening, finish what is in flight, close every connection, end the
- * threads. A client that takes no answers is given some seconds.
+ * threads. Waits for the workers as long as they take; a client that takes no
+ * answers is given some seconds.
  */
 void engine_stop(void);
 

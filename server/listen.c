@@ -195,7 +195,7 @@ bool listen_unix(struct listeners *l, const char *path,
 		unlink(path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 	if (fd < 0 || bind(fd, (struct sockaddr *)&name, sizeof(name)) ||
-	    listen(fd, BACKLOG)) {
+	    listen(fd, BACKLOG) || lstat(path, &st)) {
 		err = errno;
 		snprintf(why, why_size, "unix socket %s: %s%s", path,
 			 strerror(err), err == EADDRINUSE ?
@@ -206,6 +206,8 @@ bool listen_unix(struct listeners *l, const char *path,
 	}
 	snprintf(l->name[l->n], sizeof(l->name[0]), "unix socket %s", path);
 	l->path[l->n] = strdup(path);
+	l->dev[l->n] = st.st_dev;
+	l->ino[l->n] = st.st_ino;
 	l->fd[l->n++] = fd;
 	return true;
 fail:
@@ -288,12 +290,23 @@ int listen_stdin(char *why, size_t why_size)
 	return fd;
 }
 
+void listen_unlink(const struct listeners *l)
+{
+	struct stat st;
+	unsigned int i;
+
+	/* Another server may have made its own there since. */
+	for (i = 0; i < l->n; i++)
+		if (l->path[i] && !lstat(l->path[i], &st) &&
+		    st.st_dev == l->dev[i] && st.st_ino == l->ino[i])
+			unlink(l->path[i]);
+}
+
 void listen_close(struct listeners *l)
 {
+	listen_unlink(l);
 	while (l->n) {
 		close(l->fd[--l->n]);
-		if (l->path[l->n])
-			unlink(l->path[l->n]);
 		free(l->path[l->n]);
 		l->path[l->n] = NULL;
 	}

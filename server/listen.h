@@ -7,6 +7,7 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <sys/types.h>
 
 /* More addresses than this are refused. */
 #define LISTEN_MAX	16
@@ -15,6 +16,8 @@ struct listeners {
 	int fd[LISTEN_MAX];
 	char name[LISTEN_MAX][320];	/* "10.0.0.1 port 10809", for the log */
 	char *path[LISTEN_MAX];		/* of a Unix socket of ours; NULL */
+	dev_t dev[LISTEN_MAX];		/* that one's file */
+	ino_t ino[LISTEN_MAX];
 	unsigned int n;
 };
 
@@ -45,7 +48,10 @@ bool listen_inherited(struct listeners *l, char *why, size_t why_size);
  */
 int listen_stdin(char *why, size_t why_size);
 
-/* Close them all, and take the Unix sockets' names away. */
+/* Take the names of our Unix sockets away, if they still are ours. */
+void listen_unlink(const struct listeners *l);
+
+/* The same, and close them all. */
 void listen_close(struct listeners *l);
 
 #endif

@@ -13,8 +13,6 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
-#include <grp.h>
-#include <pwd.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,6 +26,7 @@
 
 #include "args.h"
 #include "background.h"
+#include "become.h"
 #include "config.h"
 #include "control.h"
 #include "engine.h"
@@ -168,37 +167,6 @@ static bool start_listening(struct server *s)
 
 static bool reload(void *ctx, char *why, size_t why_size);
 
-/* Become the configured user, once all that needs privilege is open. */
-static bool drop_privileges(const struct config *c)
-{
-	struct passwd *pw = NULL;
-	struct group *gr = NULL;
-
-	if (c->user && !(pw = getpwnam(c->user))) {
-		log_msg(LOG_ERR, "user = %s: no such user", c->user);
-		return false;
-	}
-	if (c->group && !(gr = getgrnam(c->group))) {
-		log_msg(LOG_ERR, "group = %s: no such group", c->group);
-		return false;
-	}
-	if (!pw && !gr)
-		return true;
-	if (pw && pw->pw_uid == geteuid() && (!gr || gr->gr_gid == getegid()))
-		return true;
-	control_chown(pw ? pw->pw_uid : (uid_t)-1,
-		      gr ? gr->gr_gid : pw->pw_gid);
-	if (setgid(gr ? gr->gr_gid : pw->pw_gid) ||
-	    (pw && (initgroups(c->user, gr ? gr->gr_gid : pw->pw_gid) ||
-		    setuid(pw->pw_uid)))) {
-		log_msg(LOG_ERR, "cannot become %s%s%s: %s; start as root, or take user and group out of the configuration",
-			c->user ? c->user : "", c->group ? ":" : "",
-			c->group ? c->group : "", strerror(errno));
-		return false;
-	}
-	return true;
-}
-
 /*
  * The process id goes into a file of its own: one that holds anything but a
  * number is somebody else's, and stays.
@@ -265,51 +233,6 @@ static void raise_file_limit(void)
 	}
 }
 
-/* A directory for what stations leave, given to whom we shall be. */
-static bool make_dir(const char *path, const struct passwd *pw,
-		     const struct group *gr, bool must)
-{
-	struct stat st;
-
-	if (!stat(path, &st) && S_ISDIR(st.st_mode))
-		return true;
-	if (!mkdir(path, 0700)) {
-		if ((pw || gr) && chown(path, pw ? pw->pw_uid : (uid_t)-1,
-					gr ? gr->gr_gid : pw->pw_gid))
-			log_msg(LOG_WARNING, "%s: cannot be given to %s: %s",
-				path, pw ? pw->pw_name : gr->gr_name,
-				strerror(errno));
-		return true;
-	}
-	if (must)
-		log_msg(LOG_ERR, "%s: cannot be made: %s; name a directory for what stations write: overlay_dir = /srv/nbdroot/overlays",
-			path, strerror(errno));
-	return !must;
-}
-
-static bool make_state_dirs(struct server *s)
-{
-	const struct config *c = &s->config;
-	struct passwd *pw = c->user ? getpwnam(c->user) : NULL;
-	struct group *gr = c->group ? getgrnam(c->group) : NULL;
-	struct export_settings *e;
-
-	if (!s->args.config)
-		return true;
-	(void)make_dir(c->state_dir, pw, gr, false);
-	for (e = c->exports; e; e = e->next) {
-		/* Without it pins are in memory only: that will do. */
-		if (!make_dir(e->pins, pw, gr, false) || access(e->pins, W_OK)) {
-			free(e->pins);
-			e->pins = NULL;
-		}
-		if (e->overlay != OVERLAY_NONE &&
-		    !make_dir(e->overlay_dir, pw, gr, true))
-			return false;
-	}
-	return true;
-}
-
 static bool open_control(struct server *s)
 {
 	const struct control_settings settings = {
@@ -366,14 +289,7 @@ static bool check_only(struct server *s)
 	if (!n)
 		log_msg(LOG_ERR, "%s: no export in it; add a section: [root] and exportname = /srv/root.img",
 			s->args.config);
-	if (s->config.user && !getpwnam(s->config.user)) {
-		log_msg(LOG_ERR, "user = %s: no such user", s->config.user);
-		wrong++;
-	}
-	if (s->config.group && !getgrnam(s->config.group)) {
-		log_msg(LOG_ERR, "group = %s: no such group", s->config.group);
-		wrong++;
-	}
+	wrong += become_check(&s->config);
 	if (!n || wrong)
 		return false;
 	printf("%s: %u export%s, nothing wrong\n", s->args.config, n,
@@ -408,15 +324,21 @@ static bool make_absolute(struct server *s)
 	return true;
 }
 
-/* Until wait_for_end(). Who reads the pidfile may send one at once. */
-static bool hold_signals(struct server *s)
+/*
+ * Signals wait for wait_for_end(): those that end nothing from the start to the
+ * end, as it may take a while to get the images' locks, or to stop. Who reads the
+ * pidfile may send the others, too, at once.
+ */
+static bool hold_signals(struct server *s, bool all)
 {
 	sigemptyset(&s->signals);
-	sigaddset(&s->signals, SIGTERM);
-	sigaddset(&s->signals, SIGINT);
 	sigaddset(&s->signals, SIGHUP);
 	sigaddset(&s->signals, SIGUSR1);
 	sigaddset(&s->signals, SIGUSR2);
+	if (all) {
+		sigaddset(&s->signals, SIGTERM);
+		sigaddset(&s->signals, SIGINT);
+	}
 	return !sigprocmask(SIG_BLOCK, &s->signals, NULL);
 }
 
@@ -431,8 +353,8 @@ static bool set_up(struct server *s)
 		return complain(why);
 	if (s->args.config)
 		s->config_path = realpath(s->args.config, NULL);
-	if (!make_state_dirs(s))
-		return false;
+	if (s->args.config && !become_folders(&s->config, why, sizeof(why)))
+		return complain(why);
 	/* All exports have the same. */
 	if (s->config.exports && s->config.exports->pins) {
 		struct nbd_identity server;
@@ -444,8 +366,10 @@ static bool set_up(struct server *s)
 	/* While we may; a thread becomes it later, as whoever we are then. */
 	if (s->config.realtime)
 		os_allow_realtime(true);
-	return open_exports(s) && start_listening(s) && open_control(s) &&
-	       hold_signals(s) && write_pidfile(s) && drop_privileges(&s->config);
+	if (!open_exports(s) || !start_listening(s) || !open_control(s) ||
+	    !hold_signals(s, true) || !write_pidfile(s))
+		return false;
+	return become_user(&s->config, why, sizeof(why)) || complain(why);
 }
 
 /* -- life --------------------------------------------------------------- */
@@ -457,7 +381,6 @@ static bool set_up(struct server *s)
  */
 static bool reload_now(struct server *s, char *why, size_t why_size)
 {
-	struct config old = s->config;
 	struct export_settings *list;
 	struct config new;
 	char did[200];
@@ -467,16 +390,8 @@ static bool reload_now(struct server *s, char *why, size_t why_size)
 		snprintf(why, why_size, "there is no configuration file to read again (-C)");
 		return false;
 	}
-	ok = config_load(&new, s->config_path, why, why_size);
-	if (ok) {
-		s->config = new;
-		ok = make_state_dirs(s);
-		new = s->config;
-		s->config = old;
-		if (!ok)
-			snprintf(why, why_size, "a directory cannot be made, see the log");
-	}
-	if (!ok) {
+	if (!config_load(&new, s->config_path, why, why_size) ||
+	    !become_folders(&new, why, why_size)) {
 		config_free(&new);
 		return false;
 	}
@@ -530,16 +445,38 @@ static void wait_for_end(struct server *s)
 	log_msg(LOG_NOTICE, "%s: stopping", strsignal(sig));
 }
 
-/* A second signal while stopping: leave at once, as kill -9 would. */
 static void impatient(int sig)
 {
 	(void)sig;
 	_exit(1);
 }
 
+/* A second one while stopping: leave at once, as kill -9 would. */
+static void heed_impatience(void)
+{
+	sigset_t end;
+
+	signal(SIGTERM, impatient);
+	signal(SIGINT, impatient);
+	sigemptyset(&end);
+	sigaddset(&end, SIGTERM);
+	sigaddset(&end, SIGINT);
+	sigprocmask(SIG_UNBLOCK, &end, NULL);
+}
+
 static void end_myself(void)
 {
 	kill(getpid(), SIGTERM);
+}
+
+/* Threads are at work that look at the exports: these are not to be freed. */
+static __attribute__((noreturn)) void leave_as_it_is(struct server *s,
+						      int status)
+{
+	(void)control_stop();
+	remove_pidfile(s);
+	listen_unlink(&s->listeners);
+	_exit(status);
 }
 
 static int serve(struct server *s)
@@ -557,20 +494,20 @@ static int serve(struct server *s)
 	bool ok;
 
 	if (!engine_start(&settings) || !control_start())
-		return 1;
+		leave_as_it_is(s, 1);
 	for (i = 0; i < s->listeners.n; i++)
 		log_msg(LOG_NOTICE, "listening on %s", s->listeners.name[i]);
 	/* Serving already, so that the caller's first connection finds it. */
 	if (s->tell >= 0 && !background_detach(s->tell))
-		return 1;
+		leave_as_it_is(s, 1);
 	wait_for_end(s);
-	signal(SIGTERM, impatient);
-	signal(SIGINT, impatient);
-	sigprocmask(SIG_UNBLOCK, &s->signals, NULL);
-	control_stop();
+	heed_impatience();
+	(void)control_stop();
 	engine_stop();
 	ok = exports_sync(&s->exports);
 	log_msg(LOG_NOTICE, "stopped");
+	if (!control_stop())
+		leave_as_it_is(s, ok ? 0 : 1);
 	return ok ? 0 : 1;
 }
 
@@ -615,6 +552,7 @@ int main(int argc, char **argv)
 		config_free(&s.config);
 		return status;
 	}
+	(void)hold_signals(&s, false);
 	signal(SIGPIPE, SIG_IGN);
 	/* Whoever started us may ignore it: then no child's status is kept. */
 	signal(SIGCHLD, SIG_DFL);
@@ -644,7 +582,7 @@ int main(int argc, char **argv)
 		s.tell = background_fork();
 	if (set_up(&s))
 		status = serve(&s);
-	control_stop();
+	(void)control_stop();
 	remove_pidfile(&s);
 	free(s.pidfile);
 	free(s.config_path);

@@ -8,6 +8,8 @@ served      a Server that serves `image`, to be treated badly: after the test a
             which a sanitizer's complaint would spoil
 make_gate   make_gate() -> a Gate: a program for prerun or postrun that stands still
             until gate.open()
+slow_disk   a SlowDisk: make_server(image, env=slow_disk.env) has syncs, and files of a
+            name with "-slow" at its end, that wait for slow_disk.open()
 """
 import random
 import sys
@@ -18,6 +20,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from harness.patience import until  # noqa: E402
+from preload import SlowDisk  # noqa: E402
 from raw import MIB, check_serves  # noqa: E402
 
 CONTENT = random.Random(1).randbytes(32 * MIB)
@@ -115,3 +118,10 @@ def lab(make_server, image, tmp_path):
         return server
 
     return make
+
+
+@pytest.fixture
+def slow_disk(tmp_path):
+    disk = SlowDisk(tmp_path)
+    yield disk
+    disk.open()

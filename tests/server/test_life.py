@@ -442,6 +442,29 @@ def test_stop_does_not_wait_for_ever(make_server, image):
     c.close()
 
 
+def test_stop_waits_for_the_disk(make_server, image, slow_disk):
+    """However long that takes: 5 s are what a client has, who can do nothing for it."""
+    server = make_server(image, env=slow_disk.env)
+    with Raw(server) as c, Raw(server) as other:
+        c.go()
+        other.structured()
+        assert c.write(0, b"w" * 4096) == 0
+        c.request(FLUSH, cookie=5)
+        slow_disk.reached()
+        other.asked = 0
+        other.request(FLUSH, cookie=6)
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_log("stopping")
+        time.sleep(6.5)
+        slow_disk.open()
+        assert c.reply() == (0, 5) and c.closed()
+        # It may have come too late to be begun.
+        (flags, kind, cookie, _), end = other.chunk(), other.closed()
+        assert cookie == 6 and kind in (wire.NBD_REPLY_TYPE_NONE, wire.NBD_REPLY_TYPE_ERROR) and end
+    assert server.process.wait(granted(20)) == 0
+    assert "does not take its answers" not in server.log() and server.log().rstrip().endswith("stopped")
+
+
 def test_second_signal_ends_it_at_once(make_server, image):
     server = make_server(image)
     c = Raw(server, rcvbuf=4096).go()
@@ -453,6 +476,55 @@ def test_second_signal_ends_it_at_once(make_server, image):
     server.process.send_signal(signal.SIGINT)
     assert server.process.wait(granted(10)) == 1
     c.close()
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_signals_that_end_nothing_while_stopping(make_server, image, slow_disk, name):
+    """The flush that is under way is answered, and the last sync done."""
+    server = make_server(image, env=slow_disk.env)
+    with Raw(server) as c:
+        c.go()
+        assert c.write(0, b"w" * 4096) == 0
+        c.request(FLUSH, cookie=5)
+        slow_disk.reached()
+        server.process.send_signal(signal.SIGTERM)
+        server.wait_log("stopping")
+        for _ in range(5):
+            server.process.send_signal(getattr(signal, name))
+            time.sleep(0.02)
+        slow_disk.open()
+        assert c.reply() == (0, 5) and c.closed()
+    assert server.process.wait(granted(20)) == 0 and server.log().rstrip().endswith("stopped")
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2"])
+def test_signals_that_end_nothing_while_starting(image, name):
+    """As long as it waits for the image's lock, for example."""
+    server = Server(image)
+    with open(image) as f:
+        fcntl.flock(f, fcntl.LOCK_EX)
+
+        def disturb():
+            until(lambda: server.process and waits_for_lock(server))
+            server.process.send_signal(getattr(signal, name))
+            time.sleep(0.05)
+            fcntl.flock(f, fcntl.LOCK_UN)
+
+        thread = threading.Thread(target=disturb)
+        thread.start()
+        with server:
+            thread.join()
+            server.wait_log("SIGHUP: " if name == "SIGHUP" else "means nothing here")
+            check_serves(server)
+
+
+def waits_for_lock(server):
+    """Has it opened the image, and is not at work yet?"""
+    folder = f"/proc/{server.pid}/fd"
+    try:
+        return any(os.readlink(f"{folder}/{fd}") == str(server.image) for fd in os.listdir(folder))
+    except OSError:
+        return False
 
 
 def test_hangup_signal_changes_nothing(make_server, image):

@@ -282,6 +282,67 @@ def test_reload_of_a_file_that_nobody_uses(lab, image, keys, name):
             c.disconnect()
 
 
+def test_stop_during_a_reload(make_server, image, tmp_path, slow_disk):
+    """One that a disk keeps waiting holds up the end for some seconds only, and does
+    not go on over what is freed."""
+    generic = (f"[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\nstatedir = {tmp_path}/state\n"
+               f"controlsock = {tmp_path}/sock\nunixsock = {tmp_path}/unix\nduallisten = true\n")
+    section = "[{}]\nexportname = {}\nreadonly = true\n"
+    server = make_server(config=generic + section.format("lab", image), env={**slow_disk.env, "DISK_LINGERS": "1"},
+                         options=["-p", tmp_path / "pid"])
+    slow = tmp_path / "image-slow"
+    slow.write_bytes(b"s" * MIB)
+    with open(server.config_path, "a") as f:
+        f.write(section.format("slow", slow))
+    reload = subprocess.Popen([binary(), "reload", f"--socket={tmp_path}/sock"], stderr=subprocess.PIPE, text=True)
+    slow_disk.reached()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(granted(30)) == 0, server.log()
+    assert server.log().rstrip().endswith("stopped")
+    assert not any((tmp_path / name).exists() for name in ("sock", "unix", "pid"))
+    said = reload.communicate(timeout=granted(20))[1]
+    assert reload.returncode == 1 and "did not answer; it may be stopping" in said
+
+
+def test_status_that_comes_too_late(lab, image, tmp_path):
+    """Who has connected, but says what it wants only when all is gone, gets nothing."""
+    server = lab(f"[lab]\nexportname = {image}\n")
+
+    def threads():
+        return len(os.listdir(f"/proc/{server.pid}/task"))
+
+    before = threads()
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(f"{tmp_path}/sock")
+        until(lambda: threads() > before)
+        server.process.send_signal(signal.SIGTERM)
+        until(lambda: threads() <= before)      # nobody accepts there any more
+        s.sendall(b"status\n")
+        assert s.makefile("rb").read() == b""
+    assert server.process.wait(granted(20)) == 0
+
+
+def test_no_thread_for_the_control_socket(image, tmp_path, slow_disk):
+    """What runs already is not pulled from under by those who could not be started."""
+    tmp_path.chmod(0o777)
+    for folder in tmp_path.parents:
+        if str(folder).startswith("/tmp/"):
+            folder.chmod(folder.stat().st_mode | 0o55)
+    image.chmod(0o666)
+    threads = 1 if "server-threads" in binary() else os.sysconf("SC_NPROCESSORS_ONLN")
+    config = tmp_path / "config"
+    config.write_text(f"[generic]\nport = {free_port()}\nlistenaddr = 127.0.0.1\nmax_threads = 2\n"
+                      f"controlsock = {tmp_path}/sock\nunixsock = {tmp_path}/unix\n[lab]\nexportname = {image}\n")
+    # Nobody else's number.
+    done = subprocess.run(["setpriv", "--reuid=61235", "--regid=61235", "--clear-groups", "--inh-caps=-all",
+                           "prlimit", f"--nproc={1 + 2 + threads}", binary(), "-n", "-p", tmp_path / "pid", "-C", config],
+                          env={**os.environ, **slow_disk.env, "DISK_LINGERS": "1"}, text=True, check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=granted(30))
+    assert done.returncode == 1 and "no thread to be had" in done.stdout, done.stdout
+    assert not slow_disk.way.exists(), "it went through exit(3)"
+    assert not any((tmp_path / name).exists() for name in ("sock", "unix", "pid"))
+
+
 def test_other_signals_do_not_end_it(lab, image):
     server = lab(f"[lab]\nexportname = {image}\n")
     for sig in (signal.SIGUSR1, signal.SIGUSR2):

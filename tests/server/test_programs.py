@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: GPL-2.0
 """Programs around each connection (prerun, postrun), and the place that a client
 has meanwhile."""
+import os
+import signal
 import time
 
 import pytest
 
 from harness import wire
-from harness.patience import until
+from harness.patience import granted, until
 from harness.process import DIE_WITH_PARENT
+from harness.server import binary
+from preload import preload
 from raw import Raw, check_serves, go_data, option
 from session import Refused, Station
 
@@ -98,6 +102,81 @@ def test_the_place_of_one_who_gave_up(lab, image, make_gate):
         assert gate.started() == 1
         gate.open()
         until(lambda: two.option(wire.NBD_OPT_GO, go_data(b"a"))[-1][0] == wire.NBD_REP_ACK, every=0.1)
+
+
+# accept(2), of either kind, is done only when it is let, once there is $HOLD.
+SLOW_ACCEPT = r"""
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int accept4(int fd, struct sockaddr *addr, socklen_t *len, int flags)
+{
+	int got = (int)syscall(SYS_accept4, fd, addr, len, flags);
+
+	while (got >= 0 && !access(getenv("HOLD"), F_OK))
+		usleep(20000);
+	return got;
+}
+
+int accept(int fd, struct sockaddr *addr, socklen_t *len)
+{
+	return accept4(fd, addr, len, 0);
+}
+"""
+
+
+def sockets(server):
+    folder = f"/proc/{server.pid}/fd"
+    return sum(os.readlink(f"{folder}/{fd}").startswith("socket") for fd in os.listdir(folder))
+
+
+def test_programs_inherit_no_connection(make_server, image, tmp_path):
+    """Not even one that is accepted at this moment."""
+    hold, log, tool = tmp_path / "hold", tmp_path / "log", tmp_path / "tool"
+    tool.write_text(f"#!/bin/sh\nls -l /proc/$$/fd >>{log}\n")
+    tool.chmod(0o755)
+    config = f"[a]\nexportname = {image}\nreadonly = true\nprerun = {tool}\n"
+    server = make_server(config="[generic]\nport = {port}\nlistenaddr = 127.0.0.1\n" + config,
+                         env={**preload(tmp_path, SLOW_ACCEPT), "HOLD": str(hold)})
+    # Where there are loops, the one that accepts serves some of them.
+    early = [Raw(server).hello() for _ in range(2 * os.cpu_count())]
+    hold.touch()
+    try:
+        late = Raw(server)
+        until(lambda: sockets(server) == 2 + len(early))
+        for c in early:
+            c.send(option(wire.NBD_OPT_GO, go_data(b"a")))
+        if "server-threads" in binary():
+            until(lambda: log.exists() and log.read_text().count("/dev/null") >= len(early))
+    finally:
+        hold.unlink()
+    late.go(b"a")
+    assert "/dev/null" in log.read_text() and "socket" not in log.read_text()
+    for c in (*early, late):
+        c.close()
+
+
+def test_stop_while_an_export_is_to_be_opened(lab, image, tmp_path, make_gate):
+    """What comes behind the option that waits is answered, and is not taken for the
+    name that a worker looks at when it comes to it."""
+    gate = make_gate()
+    server = lab(f"[a]\nexportname = {image}\noverlay = keep\n"
+                 f"[b]\nexportname = {image}\nreadonly = true\nprerun = {gate.program}\n", "max_threads = 1")
+    with Raw(server) as one, Raw(server) as two:
+        one.hello().send(option(wire.NBD_OPT_GO, go_data(b"b")))
+        gate.reached()          # the only worker is at that
+        two.hello().send(option(wire.NBD_OPT_GO, go_data(b"a/pc7")) + option(wire.NBD_OPT_LIST, b"x" * 200))
+        time.sleep(0.3)
+        server.process.send_signal(signal.SIGTERM)
+        for number in (wire.NBD_OPT_GO, wire.NBD_OPT_LIST):
+            assert two.option_replies(number)[-1][0] == wire.NBD_REP_ERR_SHUTDOWN
+        gate.open()
+        assert two.closed()
+    assert server.process.wait(granted(20)) == 0
+    assert [path.name for path in (tmp_path / "state/overlays").glob("*.overlay")] == ["a@pc7.overlay"]
 
 
 def test_prerun_without_a_status(make_server, image):

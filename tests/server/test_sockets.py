@@ -171,3 +171,19 @@ def test_unix_socket_of_the_configuration(make_server, image, content, tmp_path)
     assert other.returncode == 1 and str(path) in other.stderr
     server.stop()
     assert not path.exists()
+
+
+def test_unix_socket_that_is_another_servers_by_now(make_server, image, content, tmp_path):
+    """Its name stays where it is."""
+    path = tmp_path / "nbd.sock"
+    config = (f"[generic]\nport={{port}}\nlistenaddr=127.0.0.1\nunixsock={path}\nduallisten=true\n"
+              f"[lab]\nexportname={image}\nreadonly=true\n")
+    first = make_server(None, config=config)
+    path.unlink()
+    make_server(None, config=config)
+    first.stop()
+    sock = socket.socket(socket.AF_UNIX)
+    sock.connect(str(path))
+    with On(sock) as c:
+        c.go(b"lab")
+        assert c.read(0, 4096) == content[:4096]

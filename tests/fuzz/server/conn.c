@@ -310,7 +310,7 @@ static bool happen(struct conn *c)
 			conn_poked(c);
 		}
 		if (live(c) && !roll(300))
-			conn_stop(c);
+			conn_stop(c, 0);
 		break;
 	}
 	/* All that waits for nothing must have ended. */

@@ -1,0 +1,219 @@
+# SPDX-License-Identifier: GPL-2.0
+"""The server as its unit starts it, as far as that can be had without systemd:
+capabilities, limits, umask, folders, what may be written; and as another user."""
+import os
+import resource
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from harness.patience import granted
+from harness.process import DIE_WITH_PARENT
+from harness.server import ServerError, binary
+from raw import MIB
+from session import Station
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+
+UNIT = Path(__file__).resolve().parents[2] / "server/nbd-server.service"
+# ProtectSystem=strict: all but $1 (folders) and what the kernel shows of itself.
+PROTECT = """for rw in $1; do mount --bind $rw $rw; done
+while read -r _ where _; do
+    case " $1 /dev /proc /sys " in *" ${where%%/[a-z]*/} "*|*" $where "*) continue;; esac
+    case $where in /dev/*|/proc/*|/sys/*) continue;; esac
+    mount -o remount,bind,ro $where 2>/dev/null
+done </proc/mounts
+! touch /etc/nbd-server-may-write-here 2>/dev/null || exit 9
+"""
+
+
+def unit():
+    """{key: its last value} of the section [Service]."""
+    text = UNIT.read_text()
+    lines = text[text.index("[Service]"):text.index("[Install]")].splitlines()
+    return dict(line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+
+
+def has_namespaces():
+    return subprocess.run(["unshare", "-m", "mount", "--bind", "/usr", "/usr"], check=False,
+                          stderr=subprocess.DEVNULL).returncode == 0
+
+
+def confined(service):
+    """The words that give the rights of the unit to a program."""
+    files = min(int(service["LimitNOFILE"]), resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+    rights = service["CapabilityBoundingSet"].lower().replace("cap_", "+").replace(" ", ",")
+    return ["prlimit", f"--nofile={files}", "--rtprio=0", "setpriv", "--no-new-privs",
+            "--bounding-set", f"-all,{rights}", "--"]
+
+
+class Service:
+    """start(config) serves it as the unit would, with `state` for StateDirectory=
+    and `run` for RuntimeDirectory=."""
+
+    def __init__(self, make_server, tmp_path):
+        self.make_server, self.service = make_server, unit()
+        self.state, self.run, self.srv = (tmp_path / name for name in ("state", "run", "srv"))
+        self.state.mkdir()
+        self.state.chmod(int(self.service["StateDirectoryMode"], 8))
+        self.run.mkdir(mode=0o755)
+        self.srv.mkdir(mode=0o755)
+        # A way there: pytest's folders are root's.
+        for folder in (tmp_path, *tmp_path.parents):
+            if str(folder).startswith("/tmp/"):
+                folder.chmod(folder.stat().st_mode | 0o11)
+        self.env = {"STATE_DIRECTORY": str(self.state)}
+
+    def config(self, sections, generic=""):
+        return (f"[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\ncontrolsock = {self.run}/control.sock\n"
+                f"{generic}\n{sections}")
+
+    def start(self, sections, generic=""):
+        script = f"umask {self.service['UMask']}\n"
+        wrap = list(DIE_WITH_PARENT)
+        if has_namespaces() and self.service["ProtectSystem"] == "strict":
+            wrap += ["unshare", "--mount", "--propagation", "private"]
+            script += PROTECT
+        wrap += ["sh", "-c", script + "shift; exec \"$@\"", "sh", f"{self.state} {self.run} {self.srv}",
+                 *confined(self.service)]
+        return self.make_server(config=self.config(sections, generic), wrap=wrap, env=self.env)
+
+    def reload(self, server):
+        """As ExecReload= says; "+" is with all rights, else with those of the unit."""
+        command = self.service["ExecReload"]
+        full = command.startswith("+")
+        argv = command.lstrip("+").replace("$MAINPID", str(server.pid)).split()
+        subprocess.run(argv if full else [*confined(self.service), *argv], check=True, timeout=granted(30))
+
+
+@pytest.fixture
+def service(make_server, tmp_path):
+    return Service(make_server, tmp_path)
+
+
+@pytest.fixture
+def published(service, image):
+    return shutil.copy(image, service.srv / "lab.img")
+
+
+def uid(pid):
+    with open(f"/proc/{pid}/status") as f:
+        return next(line.split()[1] for line in f if line.startswith("Uid:"))
+
+
+@pytest.mark.parametrize("user", ["", "user = nobody", "user = nobody\ngroup = nogroup"])
+def test_overlays_and_reload(service, published, user):
+    """An overlay, a reload that adds one, and all of it again after a restart."""
+    section = "[{}]\nexportname = {}\noverlay = keep\n"
+    server = service.start(section.format("lab", published) + f"[plain]\nexportname = {published}\nreadonly = true\n", user)
+    assert uid(server.pid) == ("65534" if user else "0")
+    with Station(server, "lab/pc1") as c:
+        assert c.write(0, b"1" * 8192) == 0 and c.flush() == 0
+        with open(server.config_path, "a") as f:
+            f.write(section.format("more", published))
+        server.config_path.parent.chmod(0o755)      # as /etc/nbdroot
+        server.config_path.chmod(0o644)
+        service.reload(server)
+        server.wait_log("SIGHUP: read again: exports: 1 added")
+        with Station(server, "more/pc1") as other:
+            assert other.write(0, b"2" * 8192) == 0 and other.flush() == 0
+    server.restart()
+    for name, byte in (("lab/pc1", b"1"), ("more/pc1", b"2")):
+        with Station(server, name) as c:
+            assert c.read(0, 8192) == byte * 8192
+    # By that a restart would find the image of the station again.
+    with Station(server, "plain", "pc1", "b") as c:
+        assert len(c.read(0, MIB)) == MIB
+        assert list((service.state / "pins").iterdir())
+
+
+def test_a_user_who_came_later(service, published):
+    """Overlays that the server made as root are its user's from then on."""
+    lab = f"[lab]\nexportname = {published}\noverlay = keep\n"
+    server = service.start(lab)
+    with Station(server, "lab/pc1") as c:
+        assert c.write(0, b"1" * 8192) == 0 and c.flush() == 0
+    server.stop()
+    server = service.start(lab, "user = nobody")
+    with Station(server, "lab/pc1") as c:
+        assert c.read(0, 8192) == b"1" * 8192 and c.write(0, b"2") == 0
+    # Nothing else is given away.
+    assert {path.stat().st_uid for path in (service.srv, service.run)} == {0}
+
+
+def check(service, sections, generic="", status=0):
+    path = service.srv / "checked.conf"
+    path.write_text(service.config(sections, generic).format(port=1))
+    done = subprocess.run([binary(), "--check", "-C", path], env=dict(os.environ, **service.env), text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=granted(30), check=False)
+    assert done.returncode == status, done.stdout
+    return done.stdout
+
+
+def folder(path, mode, owner=0):
+    path.mkdir()
+    path.chmod(mode)
+    os.chown(path, owner, owner)
+    return path
+
+
+@pytest.mark.parametrize("what,says", [
+    ("new", ""),
+    ("as before", ""),
+    ("its own", ""),
+    ("root's", "cannot be used by nobody: Permission denied"),
+    ("in root's", "cannot be used by nobody: Permission denied"),
+    ("nowhere", "cannot be made: No such file or directory"),
+    ("a file", "cannot be made: "),
+    ("in /proc", "cannot be made: "),
+])
+def test_check_of_the_folders(service, published, tmp_path, what, says):
+    """--check and the server are of one opinion on whether the user can use them,
+    and --check leaves them as they were."""
+    generic = "user = nobody\n"
+    key = ""
+    if what == "as before":
+        folder(service.state / "overlays", 0o700, 65534)
+    elif what == "its own":
+        key = f"overlay_dir = {folder(service.srv / 'own', 0o700, 65534)}\n"
+    elif what == "root's":
+        key = f"overlay_dir = {folder(service.srv / 'roots', 0o700)}\n"
+    elif what == "in root's":
+        generic += f"statedir = {folder(service.srv / 'roots', 0o700)}\n"
+    elif what == "nowhere":
+        key = f"overlay_dir = {tmp_path}/no/such/dir\n"
+    elif what == "a file":
+        (tmp_path / "file").touch()
+        key = f"overlay_dir = {tmp_path}/file\n"
+    elif what == "in /proc":
+        generic += "statedir = /proc/foo\n"
+    lab = f"[lab]\nexportname = {published}\noverlay = keep\n{key}"
+
+    def all_there():
+        return sorted((str(path), path.stat().st_uid, path.stat().st_mtime_ns)
+                      for path in tmp_path.rglob("*") if service.state in (path, *path.parents))
+
+    before = all_there()
+    said = check(service, lab, generic, status=1 if says else 0)
+    assert says in said and [entry[:2] for entry in all_there()] == [entry[:2] for entry in before]
+    assert not list(tmp_path.rglob(".nbd-server-check*"))
+    if says:
+        with pytest.raises(ServerError, match=says):
+            service.start(lab, generic)
+        return
+    server = service.start(lab, generic)
+    with Station(server, "lab/pc1") as c:
+        assert c.write(0, b"1") == 0
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(granted(30)) == 0
+
+
+def test_pins_that_cannot_be_kept(service, published):
+    """That is no reason not to serve; --check says it."""
+    lab = f"[lab]\nexportname = {published}\nreadonly = true\n"
+    assert "which image each station runs from" in check(service, lab, "statedir = /proc/foo\n")
+    with Station(service.start(lab, "statedir = /proc/foo\nuser = nobody"), "lab", boot=None) as c:
+        assert len(c.read(0, MIB)) == MIB
