@@ -65,20 +65,23 @@ static bool complain(const char *why)
 	return false;
 }
 
+/* The same, with the line of this field of the configuration. */
+static bool complain_at(const struct config *c, const void *field,
+			const char *why)
+{
+	char at[CONFIG_PLACE];
+
+	log_msg(LOG_ERR, "%s%s", config_place(c, field, at, sizeof(at)), why);
+	return false;
+}
+
 /* -- setting up --------------------------------------------------------- */
 
 static bool add_export(struct server *s, struct export_settings *e)
 {
-	/* exports_add() takes the settings, in failure too. */
-	char *where = e->where ? strdup(e->where) : NULL;
 	char why[WHY];
-	bool ok = exports_add(&s->exports, e, why, sizeof(why));
 
-	if (!ok)
-		log_msg(LOG_ERR, "%s%s%s", where ? where : "",
-			where ? ": " : "", why);
-	free(where);
-	return ok;
+	return exports_add(&s->exports, e, why, sizeof(why)) || complain(why);
 }
 
 /*
@@ -137,6 +140,7 @@ static bool from_stdin(const struct server *s)
 static bool start_listening(struct server *s)
 {
 	const char *address = s->config.address, *port = s->config.port;
+	const void *at = address ? &s->config.address : &s->config.port;
 	char why[WHY];
 
 	if (from_stdin(s)) {
@@ -150,7 +154,8 @@ static bool start_listening(struct server *s)
 	if (s->config.unix_socket) {
 		if (!listen_unix(&s->listeners, s->config.unix_socket, why,
 				 sizeof(why)))
-			return complain(why);
+			return complain_at(&s->config, &s->config.unix_socket,
+					   why);
 		if (!s->config.dual_listen && !s->args.port)
 			return true;
 	}
@@ -158,28 +163,44 @@ static bool start_listening(struct server *s)
 	if (s->args.port) {
 		port = s->args.port;
 		address = s->args.address;
+		at = NULL;
 	}
 	if (!listen_all(&s->listeners, address, port, why, sizeof(why)))
-		return complain(why);
+		return at ? complain_at(&s->config, at, why) : complain(why);
 	return true;
 }
 
 static bool reload(void *ctx, char *why, size_t why_size);
 
+/* Whom to become; NULL: is not said. False: there is no such one. */
+static bool find_ids(const struct config *c, struct passwd **pw,
+		     struct group **gr)
+{
+	char why[WHY];
+	bool ok = true;
+
+	*pw = c->user ? getpwnam(c->user) : NULL;
+	*gr = c->group ? getgrnam(c->group) : NULL;
+	if (c->user && !*pw) {
+		snprintf(why, sizeof(why), "user = %s: no such user", c->user);
+		ok = complain_at(c, &c->user, why);
+	}
+	if (c->group && !*gr) {
+		snprintf(why, sizeof(why), "group = %s: no such group",
+			 c->group);
+		ok = complain_at(c, &c->group, why);
+	}
+	return ok;
+}
+
 /* Become the configured user, once all that needs privilege is open. */
 static bool drop_privileges(const struct config *c)
 {
-	struct passwd *pw = NULL;
-	struct group *gr = NULL;
+	struct passwd *pw;
+	struct group *gr;
 
-	if (c->user && !(pw = getpwnam(c->user))) {
-		log_msg(LOG_ERR, "user = %s: no such user", c->user);
+	if (!find_ids(c, &pw, &gr))
 		return false;
-	}
-	if (c->group && !(gr = getgrnam(c->group))) {
-		log_msg(LOG_ERR, "group = %s: no such group", c->group);
-		return false;
-	}
 	if (!pw && !gr)
 		return true;
 	if (pw && pw->pw_uid == geteuid() && (!gr || gr->gr_gid == getegid()))
@@ -319,7 +340,10 @@ static bool open_control(struct server *s)
 	};
 	char why[WHY];
 
-	return control_open(&settings, why, sizeof(why)) || complain(why);
+	if (control_open(&settings, why, sizeof(why)))
+		return true;
+	return complain_at(&s->config, strncmp(why, "metricsport", 11) ?
+			   &s->config.control : &s->config.metrics_port, why);
 }
 
 /* --check: everything that can be told without becoming the server. */
@@ -327,17 +351,15 @@ static bool check_only(struct server *s)
 {
 	const struct export_settings *e, *other;
 	unsigned int n = 0, wrong = 0;
+	struct passwd *pw;
+	struct group *gr;
 	struct stat a, b;
 	char why[WHY];
 
 	if (!config_load(&s->config, s->args.config, why, sizeof(why)))
 		return complain(why);
 	for (e = s->config.exports; e; e = e->next, n++) {
-		bool ok = export_check(e, why, sizeof(why)) &&
-			  (!e->prerun ||
-			   run_check(e->prerun, why, sizeof(why))) &&
-			  (!e->postrun ||
-			   run_check(e->postrun, why, sizeof(why)));
+		bool ok = export_check(e, why, sizeof(why));
 
 		for (other = s->config.exports; ok && other != e;
 		     other = other->next) {
@@ -354,25 +376,18 @@ static bool check_only(struct server *s)
 					 e->path, other->name, other->where);
 			else
 				continue;
+			export_settings_place(e, NULL, why, sizeof(why));
 			ok = false;
 		}
 		if (!ok) {
-			log_msg(LOG_ERR, "%s: %s", e->where, why);
+			complain(why);
 			wrong++;
 		}
 	}
 	if (!n)
 		log_msg(LOG_ERR, "%s: no export in it; add a section: [root] and exportname = /srv/root.img",
 			s->args.config);
-	if (s->config.user && !getpwnam(s->config.user)) {
-		log_msg(LOG_ERR, "user = %s: no such user", s->config.user);
-		wrong++;
-	}
-	if (s->config.group && !getgrnam(s->config.group)) {
-		log_msg(LOG_ERR, "group = %s: no such group", s->config.group);
-		wrong++;
-	}
-	if (!n || wrong)
+	if (!find_ids(&s->config, &pw, &gr) || !n || wrong)
 		return false;
 	printf("%s: %u export%s, nothing wrong\n", s->args.config, n,
 	       n == 1 ? "" : "s");

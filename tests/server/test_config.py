@@ -10,7 +10,7 @@ import pytest
 
 from harness import wire
 from harness.patience import granted
-from harness.server import Server, ServerError, binary
+from harness.server import Server, ServerError, binary, free_port
 from raw import MIB, Raw, check_serves, forget, go_data, option
 
 GO = wire.NBD_OPT_GO
@@ -324,20 +324,86 @@ WRONG = [
     ("[a]\nexportname = IMAGE\nmaxconnections = 1\nmaxconnections = 0\n", 4, "CONFIG:3 sets maxconnections"),
     ("[generic]\nport = 1\n[a]\nexportname = IMAGE\n[generic]\nport = 2\n", 6, "CONFIG:2 sets port to something else"),
     ("[generic]\nincludedir = /etc\nincludedir = /\n", 3, "CONFIG:2 sets includedir to something else"),
-    ("[a]\nexportname = /nonexistent\n", 1, "/nonexistent: No such file"),
-    ("[a]\nexportname = IMAGE\nauthfile = /nonexistent\n", 1, "/nonexistent: No such file"),
+    ("[a]\nexportname = /nonexistent\n", 2, "/nonexistent: No such file"),
+    ("[a]\nexportname = IMAGE\nauthfile = /nonexistent\nreadonly = true\n", 3, "/nonexistent: No such file"),
+    ("[a]\nexportname = IMAGE\noverlay = keep\nstations = /nonexistent\nflush = true\n", 4, "/nonexistent: No such file"),
+    ("[a]\nexportname = IMAGE\ntransactionlog = /nonexistent/log\n\n", 3, "/nonexistent/log: No such file"),
+    ("[generic]\n\nincludedir = /nonexistent\n[a]\nexportname = IMAGE\n", 3, "includedir /nonexistent: No such file"),
+    ("[generic]\n\nduallisten = true\n[a]\nexportname = IMAGE\n", 3, "duallisten needs a Unix socket"),
+    ("[generic]\nport = 1\nuser = nobody-here\nlistenaddr = 127.0.0.1\n[a]\nexportname = IMAGE\n", 3,
+     "user = nobody-here: no such user"),
+    ("[generic]\nport = PORT\ngroup = nobody-here\nlistenaddr = 127.0.0.1\n[a]\nexportname = IMAGE\n", 3,
+     "group = nobody-here: no such group"),
+    ("[generic]\nport = PORT\n\nlistenaddr = 127.0.0.1, 203.0.113.7\n[a]\nexportname = IMAGE\n", 4,
+     "203.0.113.7 port PORT: Cannot assign"),
+    ("[generic]\nlistenaddr = elephant.invalid\n[a]\nexportname = IMAGE\n", 2, 'listen address "elephant.invalid"'),
+    ("[generic]\n\nport = TAKEN\n[a]\nexportname = IMAGE\n", 3, "Address already in use"),
+    ("[generic]\n\nunixsock = /nonexistent/nbd\n[a]\nexportname = IMAGE\n", 3, "unix socket /nonexistent/nbd: No such file"),
+    ("[generic]\nport = PORT\nlistenaddr = 127.0.0.1\ncontrolsock = /nonexistent/c\nmetricsport = 1\n[a]\nexportname = IMAGE\n",
+     4, "controlsock = /nonexistent/c: No such file"),
+    ("[generic]\nport = PORT\nlistenaddr = 127.0.0.1\nmetricsport = TAKEN\n[a]\nexportname = IMAGE\n", 4,
+     "Address already in use"),
 ]
 
 
 @pytest.mark.parametrize("text,line,says", WRONG)
 def test_wrong_line_is_named(image, tmp_path, text, line, says):
     config = tmp_path / "config"
-    config.write_text(text.replace("IMAGE", str(image)))
-    done = subprocess.run([binary(), "-n", "-C", str(config)], text=True, timeout=granted(20),
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    port = str(free_port())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        config.write_text(text.replace("IMAGE", str(image)).replace("PORT", port)
+                          .replace("TAKEN", str(taken.getsockname()[1])))
+        done = subprocess.run([binary(), "-n", "-C", str(config)], text=True, timeout=granted(20),
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 1
-    assert f"nbd-server: {config}:{line}: " in done.stdout
-    assert says.replace("CONFIG", str(config)) in done.stdout
+    said = done.stdout.splitlines()[-1]
+    assert said.startswith(f"nbd-server: {config}:{line}: ")
+    assert says.replace("CONFIG", str(config)).replace("PORT", port) in said
+
+
+@pytest.mark.parametrize("text,line", [
+    ("[a]\nexportname = /nonexistent\nreadonly = true\n", 2),
+    ("[a]\nexportname = IMAGE\n\nauthfile = /nonexistent\nfua = true\n", 4),
+    ("[a]\nexportname = IMAGE\ntransactionlog = /nonexistent/log\nfua = true\n", 3),
+    ("[a]\nprerun = /nonexistent %s\nexportname = IMAGE\n", 2),
+    ("[a]\nexportname = IMAGE\npostrun = /nonexistent %s\nfua = true\n", 3),
+    ("[generic]\nuser = nobody-here\n[a]\nexportname = IMAGE\n", 2),
+    ("[generic]\n\ngroup = nobody-here\n[a]\nexportname = IMAGE\n", 3),
+])
+def test_check_names_the_line(image, tmp_path, text, line):
+    config = tmp_path / "config"
+    config.write_text(text.replace("IMAGE", str(image)))
+    done = subprocess.run([binary(), "--check", "-C", str(config)], text=True, timeout=granted(20),
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 1 and done.stdout.startswith(f"nbd-server: {config}:{line}: ")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_reload_names_the_line(configured, image, tmp_path):
+    """Of an included file and of the main one, when both have been read."""
+    more = tmp_path / "more.d"
+    more.mkdir()
+    (more / "a.conf").write_text(f"[b]\nreadonly = true\nexportname = {image}\n")
+    server = configured("[a]\nexportname = IMAGE\nreadonly = true\n", f"includedir = {more}\ncontrolsock = {tmp_path}/sock\n")
+
+    def reload():
+        done = subprocess.run([binary(), "reload", f"--socket={tmp_path}/sock"], stdout=subprocess.PIPE, timeout=granted(20))
+        return json.loads(done.stdout)
+
+    assert reload()["ok"]
+    (more / "a.conf").write_text("[b]\nreadonly = true\nexportname = /nonexistent\n")
+    assert reload()["text"].startswith(f"{more}/a.conf:3: /nonexistent: No such file")
+    (more / "a.conf").write_text(f"[b]\nreadonly = true\nexportname = {image}\nduallisten = 1\n")
+    assert reload()["text"].startswith(f"{more}/a.conf:4: \"duallisten\" belongs into [generic]")
+    (more / "a.conf").write_text(f"[b]\nreadonly = true\nexportname = {image}\n")
+    whole = server.config_path.read_text()
+    server.config_path.write_text(whole.replace("[generic]", "[generic]\n\nduallisten = true"))
+    assert reload()["text"].startswith(f"{server.config_path}:3: duallisten needs a Unix socket")
+    server.config_path.write_text(whole.replace(str(more), "/nonexistent").replace("[generic]", "[generic]\n"))
+    assert reload()["text"].startswith(f"{server.config_path}:5: includedir /nonexistent: No such file")
+    check_serves(server, b"a")
 
 
 @pytest.mark.parametrize("text,says", [
