@@ -16,7 +16,6 @@
 #include <unistd.h>
 
 #include "image.h"
-#include "log.h"
 #include "store-overlay.h"
 
 #ifndef VERSION
@@ -221,15 +220,14 @@ static const char *how_long(char *buf, size_t size, int64_t since)
 	return buf;
 }
 
-/* A name of any bytes, in a column. */
-static const char *shown(char *buf, size_t size, const char *name)
+static void export_column(struct text *t, const char *name, size_t width)
 {
-	return log_quote(buf, size, name, strlen(name));
+	text_column(t, *name ? name : "(default)", width);
 }
 
 void status_table(struct text *t, struct exports *x)
 {
-	char a[64], b[64], r[16], w[16], o[16], age[32];
+	char r[16], w[16], o[16], age[32];
 	struct status_conn *c;
 	struct export *e;
 
@@ -238,13 +236,13 @@ void status_table(struct text *t, struct exports *x)
 	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {
 		struct image *i = export_image(e);
 
-		text_add(t, "%-20s %6s %5u %-7s %-26s %s%s\n",
-			 shown(a, sizeof(a), *e->info.name ? e->info.name : "(default)"),
+		export_column(t, e->info.name, 20);
+		text_add(t, "%6s %5u %-7s %-26s ",
 			 short_bytes(r, sizeof(r), (double)export_size(e)),
 			 atomic_load(&e->counts->connections),
-			 overlay_name(e->settings->overlay), i ? i->id : "-",
-			 e->settings->path,
-			 e->settings->read_only ? " (read-only)" : "");
+			 overlay_name(e->settings->overlay), i ? i->id : "-");
+		text_column(t, e->settings->path, 0);
+		text_add(t, "%s\n", e->settings->read_only ? "(read-only)" : "");
 		image_put(i);
 	}
 	text_add(t, "\n%-16s %-16s %-22s %5s %6s %6s %8s %8s %6s\n", "STATION",
@@ -255,9 +253,9 @@ void status_table(struct text *t, struct exports *x)
 		const struct status_counts *n = &c->counts;
 		bool overlay = c->store && store_is_overlay(c->store);
 
-		text_add(t, "%-16s %-16s %-22s %5s %6s %6s %8" PRIu64 " %8" PRIu64 " %6s\n",
-			 c->opened->station,
-			 shown(b, sizeof(b), *c->export_name ? c->export_name : "(default)"),
+		text_add(t, "%-16s ", c->opened->station);
+		export_column(t, c->export_name, 16);
+		text_add(t, "%-22s %5s %6s %6s %8" PRIu64 " %8" PRIu64 " %6s\n",
 			 c->peer, how_long(age, sizeof(age), c->since),
 			 short_bytes(r, sizeof(r), (double)get(&n->read_bytes)),
 			 short_bytes(w, sizeof(w), (double)get(&n->written_bytes)),
@@ -271,7 +269,8 @@ void status_table(struct text *t, struct exports *x)
 struct status_seen {
 	uint64_t id, read_bytes, written_bytes, requests;
 	double read_rate, write_rate, request_rate;
-	char station[NBD_SESSION_WORD], peer[64], export_name[64];
+	char station[NBD_SESSION_WORD], peer[64];
+	const char *export_name;	/* exports stay until the server ends */
 };
 
 static int busiest_first(const void *pa, const void *pb)
@@ -318,7 +317,7 @@ void status_top(struct text *t, struct exports *x, struct status_top *top)
 		snprintf(s->station, sizeof(s->station), "%s",
 			 c->opened->station);
 		snprintf(s->peer, sizeof(s->peer), "%s", c->peer);
-		shown(s->export_name, sizeof(s->export_name), c->export_name);
+		s->export_name = c->export_name;
 		old = top->n ? bsearch(s, top->seen, top->n, sizeof(*s), by_id) :
 		      NULL;
 		if (span > 0) {
@@ -339,13 +338,14 @@ void status_top(struct text *t, struct exports *x, struct status_top *top)
 	text_add(t, "%-20s %-16s %-22s %7s %7s %8s\n", "STATION", "EXPORT",
 		 "ADDRESS", "READ/s", "WRIT./s", "REQ./s");
 	qsort(seen, n, sizeof(*seen), busiest_first);
-	for (i = 0; i < n && i < TOP_LINES; i++)
-		text_add(t, "%-20s %-16s %-22s %7s %7s %8.0f\n",
-			 seen[i].station, *seen[i].export_name ?
-			 seen[i].export_name : "(default)", seen[i].peer,
+	for (i = 0; i < n && i < TOP_LINES; i++) {
+		text_add(t, "%-20s ", seen[i].station);
+		export_column(t, seen[i].export_name, 16);
+		text_add(t, "%-22s %7s %7s %8.0f\n", seen[i].peer,
 			 short_bytes(r, sizeof(r), seen[i].read_rate),
 			 short_bytes(w, sizeof(w), seen[i].write_rate),
 			 seen[i].request_rate);
+	}
 	if (n > TOP_LINES)
 		text_add(t, "... and %u more\n", n - TOP_LINES);
 	qsort(seen, n, sizeof(*seen), by_id);

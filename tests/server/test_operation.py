@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """What an operator does with a server that runs: look, reload, publish an
 image, manage overlays."""
+import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -73,7 +75,8 @@ def test_metrics(lab, image, tmp_path):
     with Station(server, 'a"b', boot=None) as c:
         assert len(c.read(0, 4096)) == 4096
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=granted(20)).read().decode()
-        assert "\nnbdroot_read_bytes_total 4096\n" in text
+        samples = exposition(text)
+        assert samples["nbdroot_read_bytes_total", ()] == 4096 and samples["nbdroot_connections", ()] == 1
         assert '\nnbdroot_export_connections{export="a\\"b"} 1\n' in text
         c.disconnect()
     with pytest.raises(urllib.error.HTTPError):
@@ -88,6 +91,79 @@ def test_metrics(lab, image, tmp_path):
         s.sendall(b"drain\n")
         assert b"400" in s.makefile("rb").read()
     check_serves(server, b'a"b')
+
+
+LABEL = r'(\w+)="((?:[^"\\\n]|\\\\|\\"|\\n)*)"'
+
+
+def exposition(text):
+    """The samples of Prometheus' text format, {(name, labels): value}: strictly
+    read, and with what promtool complains of besides."""
+    assert text.endswith("\n")
+    samples, told, order = {}, {}, []
+    for line in text[:-1].split("\n"):
+        said = re.fullmatch(r"# (HELP|TYPE) ([a-z_:][a-z0-9_:]*) (.+)", line)
+        if said:
+            kind, name, rest = said.groups()
+            assert (kind, name) not in told, line
+            assert name not in order, "told after its samples"
+            told[kind, name] = rest
+            continue
+        sample = re.fullmatch(r"([a-z_:][a-z0-9_:]*)(?:\{(" + LABEL + "(?:," + LABEL + r")*)\})? (\d+(?:\.\d+)?)", line)
+        assert sample, line
+        name = sample[1]
+        assert told["TYPE", name] in ("counter", "gauge") and told["HELP", name]
+        assert (told["TYPE", name] == "counter") == name.endswith("_total")
+        labels = re.findall(LABEL, sample[2] or "")
+        assert len(dict(labels)) == len(labels)
+        key = name, tuple(sorted(labels))
+        assert key not in samples, f"twice: {line}"
+        samples[key] = float(sample[sample.re.groups])
+        if order[-1:] != [name]:
+            assert name not in order, f"not in one group: {line}"
+            order.append(name)
+    assert {name for _, name in told} == set(order)
+    return samples
+
+
+NAMES = [b'quoted"name', b"back\\slash", "caf\u00e9".encode(), "caf\u00e8".encode(), b"caf\xe9", b"caf\xe8",
+         "caf\ufffde9".encode(), b"tab\there", b"\xf0\x9f\x90\x98", b"\xc0\xaf", b"c1\xc2\x9b"]
+
+
+def test_names_of_any_bytes(lab, image, tmp_path):
+    """In JSON, in the metrics and in the table no two names become one, and what
+    is UTF-8 is as it was. (A section's name cannot have a newline.)"""
+    config = b"".join(b"[%s]\nexportname = %s\noverlay = keep\n" % (name, str(image).encode()) for name in NAMES)
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\n")
+    configure(server, "")
+    with server.config_path.open("ab") as f:
+        f.write(config)
+    ask("reload", server.sock)
+
+    def told(what):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(f"{tmp_path}/sock")
+            s.sendall(what + b"\n")
+            return s.makefile("rb").read().decode()     # all of it is UTF-8
+
+    with contextlib.ExitStack() as stack:
+        for name in NAMES:
+            c = stack.enter_context(Raw(server))
+            c.go(name)
+        status = json.loads(told(b"status"))
+        want = ['quoted"name', "back\\slash", "caf\u00e9", "caf\u00e8", "caf\ufffde9", "caf\ufffde8",
+                "caf\ufffdef\ufffdbf\ufffdbde9", "tab\there", "\U0001f418", "\ufffdc0\ufffdaf", "c1\ufffdc2\ufffd9b"]
+        assert [e["name"] for e in status["exports"]] == want
+        assert [c["export"] for c in status["connections"]] == want
+        samples = exposition(told(b"metrics"))
+        labels = [dict(labels) for (name, labels) in samples if name == "nbdroot_export_connections"]
+        assert [e["export"] for e in labels] == [name.replace("\\", r"\\").replace('"', r"\"").replace("\t", "\ufffd09")
+                                                 for name in want]
+        assert set(samples.values()) >= {1.0, len(NAMES)}
+        lines = told(b"table").splitlines()
+        for shown in ('quoted"name', r"back\134slash", "caf\u00e9", "caf\u00e8", r"caf\351", r"caf\350",
+                      r"caf\357\277\275e9", r"tab\011here", "\U0001f418", r"\300\257", r"c1\302\233"):
+            assert sum(shown in line.split()[:2] for line in lines) == 2, shown
 
 
 def test_top(lab, image):
