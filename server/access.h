@@ -27,6 +27,12 @@ bool access_allows(const char *path, const struct sockaddr *peer,
  */
 bool access_check_file(const char *path, char *why, size_t why_size);
 
+/*
+ * A number for the address of @peer, or for the network of 64 bits that an IPv6 one
+ * is in. Others may have the same, but nobody can know which.
+ */
+unsigned int access_group(const struct sockaddr *peer);
+
 /* Does "ADDRESS" or "ADDRESS/BITS" name @peer? -1: not understood. */
 int access_match(const char *rule, const struct sockaddr *peer);
 

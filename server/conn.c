@@ -13,7 +13,8 @@
  * reads what has come before it ends, and lingers until the peer has it all.
  *
  * Every connection leaves two lines in the log: when it has chosen its export,
- * and when it ends, with the reason.
+ * and when it ends, with the reason. From the first of them on they are a
+ * station's and have its name; strangers cannot take their place.
  */
 #include "conn.h"
 
@@ -27,6 +28,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "access.h"
 #include "budget.h"
 #include "limits.h"
 #include "log.h"
@@ -63,12 +65,14 @@ static void name_peer(struct conn *c)
 
 const char *conn_name(const struct conn *c, char *buf, size_t size)
 {
-	char quoted[CONN_NAME - 80];
+	char quoted[CONN_NAME - 160];
 
 	if (c->export)
-		snprintf(buf, size, "%s: export \"%s\"", c->peer,
+		snprintf(buf, size, "%s: export \"%s\"%s%s", c->peer,
 			 log_quote(quoted, sizeof(quoted), c->export->info.name,
-				   strlen(c->export->info.name)));
+				   strlen(c->export->info.name)),
+			 c->negotiated ? ", station " : "",
+			 c->negotiated ? c->opened.station : "");
 	else
 		snprintf(buf, size, "%s", c->peer);
 	return buf;
@@ -184,6 +188,7 @@ static void take_apart(struct conn *c)
 
 void conn_end(struct conn *c, int priority, const char *fmt, ...)
 {
+	const struct sockaddr *peer = (const struct sockaddr *)&c->addr;
 	char name[CONN_NAME], line[LOG_LINE];
 	va_list ap;
 
@@ -193,14 +198,19 @@ void conn_end(struct conn *c, int priority, const char *fmt, ...)
 		va_start(ap, fmt);
 		vsnprintf(line, sizeof(line), fmt, ap);
 		va_end(ap);
-		log_peer(priority, "%s: %s", conn_name(c, name, sizeof(name)),
-			 line);
+		conn_name(c, name, sizeof(name));
+		/* Who has got through is no stranger whose lines are counted. */
+		if (c->negotiated)
+			log_station(access_group(peer), priority, "%s: %s",
+				    name, line);
+		else
+			log_peer(priority, "%s: %s", name, line);
 	}
 	c->phase = CONN_CLOSED;
 	loop_forget(c->loop, c);
 	/* Whoever sees it close may count on not being counted any more. */
 	status_leave(&c->status);
-	limits_leave((const struct sockaddr *)&c->addr, c->negotiated);
+	limits_leave(peer, c->negotiated);
 	if (!c->jobs)
 		give_place_back(c);
 	close(c->fd);
@@ -215,12 +225,16 @@ void conn_end(struct conn *c, int priority, const char *fmt, ...)
 
 static void enter_transmission(struct conn *c)
 {
+	const struct sockaddr *peer = (const struct sockaddr *)&c->addr;
 	const struct nego_export *e = c->nego->export;
 	char name[CONN_NAME], size[32];
 
-	log_peer(LOG_INFO, "%s: in use, %s, %s", conn_name(c, name, sizeof(name)),
-		 log_bytes(size, sizeof(size), e->size),
-		 e->flags & NBD_FLAG_READ_ONLY ? "read-only" : "read-write");
+	limits_negotiated(peer);
+	c->negotiated = true;
+	log_station(access_group(peer), LOG_INFO, "%s: in use, %s, %s",
+		    conn_name(c, name, sizeof(name)),
+		    log_bytes(size, sizeof(size), e->size),
+		    e->flags & NBD_FLAG_READ_ONLY ? "read-only" : "read-write");
 	c->headers = c->nego->headers;
 	c->allocation = c->nego->allocation;
 	c->translog = c->export->translog;
@@ -235,8 +249,6 @@ static void enter_transmission(struct conn *c)
 	c->status.store = c->store;
 	c->status.read_only = c->info.flags & NBD_FLAG_READ_ONLY;
 	status_enter(&c->status);
-	limits_negotiated((const struct sockaddr *)&c->addr);
-	c->negotiated = true;
 	c->phase = CONN_TRANSMIT;
 }
 

@@ -171,7 +171,7 @@ void conn_free(struct conn *c);
 
 struct loop *conn_loop(const struct conn *c);
 
-/* How a log line about this connection begins: peer, and export if chosen. */
+/* How a log line about this connection begins: peer, export and station if known. */
 const char *conn_name(const struct conn *c, char *buf, size_t size);
 #define CONN_NAME	400
 
