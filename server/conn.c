@@ -110,6 +110,7 @@ struct conn *conn_new(struct loop *l, struct exports *x, int fd,
 	c->out_last = &c->out_first;
 	c->phase = CONN_NEGOTIATE;
 	name_peer(c);
+	status_enter(&c->status, c->peer);
 	os_tune_socket(fd, CONN_DEAD_SECONDS);
 	nego_init(c->nego, &conn_nego_ops, c, x->may_list);
 	return c;
@@ -243,12 +244,8 @@ static void enter_transmission(struct conn *c)
 	drop_nego(c);
 	free(c->open_text);
 	c->open_text = NULL;
-	c->status.export_name = c->export->info.name;
-	c->status.peer = c->peer;
-	c->status.opened = &c->opened;
-	c->status.store = c->store;
-	c->status.read_only = c->info.flags & NBD_FLAG_READ_ONLY;
-	status_enter(&c->status);
+	status_use(&c->status, c->export->info.name, &c->opened, c->store,
+		   c->info.flags & NBD_FLAG_READ_ONLY);
 	c->phase = CONN_TRANSMIT;
 }
 
@@ -306,6 +303,8 @@ static bool wants_input(const struct conn *c)
 
 static void watch(struct conn *c)
 {
+	status_is(&c->status, c->out_blocked ? STATUS_STALLED :
+		  c->starved ? STATUS_MEMORY : STATUS_BUSY);
 	if (c->phase != CONN_CLOSED)
 		loop_watch(c->loop, c, wants_input(c), c->out_blocked);
 }
@@ -482,6 +481,8 @@ void conn_writable(struct conn *c)
 {
 	c->turn = 0;
 	c->out_blocked = false;
+	/* It takes some: whatever comes next begins now. */
+	status_is(&c->status, STATUS_BUSY);
 	reply_flush(c);
 	conn_settle(c);
 }

@@ -20,7 +20,7 @@ from harness import wire
 from harness.patience import granted, until
 from harness.process import DIE_WITH_PARENT
 from harness.server import ServerError, binary, free_port
-from raw import MIB, Raw, check_serves, go_data
+from raw import MIB, Raw, check_serves, go_data, request
 from session import Refused, Station
 
 
@@ -62,11 +62,42 @@ def test_status(lab, image):
         assert two["reads"] == 1 and two["read_bytes"] == MIB and two["errors"] == 1 and two["read_only"]
         assert two["address"] == "127.0.0.1:%d" % b.sock.getsockname()[1]
         table = ask("status", server.sock)
-        assert "pc7" in table and "127.0.0.1" in table and str(image) in table
+        assert "127.0.0.1" in table and str(image) in table
+        row, = [line for line in table.splitlines() if line.startswith("pc7 ")]
+        assert " in use " in row and row.endswith(" " + a.image)
+        assert one["state"] == two["state"] == "in use" and status["negotiating"] == []
         assert abs(one["since"] - time.time()) < 100
     nobody_left(server)
     server.stop()
     assert "no server answers there" in ask("status", server.sock, status=1)
+
+
+def connection(server, address):
+    """What is told of one of them, by its client's socket."""
+    status = json.loads(ask("status", server.sock, "--json"))
+    return next((c for c in status["connections"] + status["negotiating"] if c["address"].endswith(f":{address}")), None)
+
+
+def test_states(lab, image):
+    """Who negotiates, and who does not take answers, is seen as such."""
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    with Raw(server, rcvbuf=4096) as c:
+        port = c.sock.getsockname()[1]
+        until(lambda: connection(server, port))
+        assert connection(server, port)["state"] == "negotiating"
+        assert f":{port} " in ask("status", server.sock) and "negotiating" in ask("status", server.sock)
+        c.go(b"lab")
+        assert connection(server, port)["state"] == "in use"
+        # More than the sockets' buffers have room for.
+        for i in range(16):
+            c.send(request(wire.NBD_CMD_READ, 0, 2 * MIB, cookie=i))
+        until(lambda: connection(server, port)["state"] == "stalled", what=lambda: connection(server, port))
+        assert " stalled " in ask("status", server.sock)
+        for i in range(16):
+            c.recv(16 + 2 * MIB)
+        until(lambda: connection(server, port)["state"] == "in use", what=lambda: connection(server, port))
+        c.disconnect()
+    nobody_left(server)
 
 
 def test_metrics(lab, image, tmp_path):

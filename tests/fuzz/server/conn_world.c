@@ -289,14 +289,6 @@ uint64_t store_overlay_used(const struct store *s)
 	return 0;
 }
 
-void station_overlays_each(void *ctx, void (*fn)(void *ctx,
-			   const char *export_name, const char *station,
-			   const struct store *s))
-{
-	(void)ctx;
-	(void)fn;
-}
-
 bool store_is_overlay(const struct store *s)
 {
 	(void)s;
