@@ -14,7 +14,7 @@
 /*
  * Does the file at @path name the address of @peer; and in *@read_only, does the
  * first line that does so let it only read? The file is read anew at
- * each call, so an edit holds from the next connection on. A file that cannot
+ * each call (a worker's, not a loop's), so an edit holds from the next connection on. A file that cannot
  * be read, or has a line that is not understood, allows nobody and says so in
  * the log. May block for the file system.
  */

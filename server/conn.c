@@ -137,6 +137,8 @@ static void drop_nego(struct conn *c)
 		free(c->nego);
 		c->nego = NULL;
 	}
+	free(c->visible);
+	c->visible = NULL;
 }
 
 void conn_free(struct conn *c)

@@ -70,6 +70,14 @@ struct conn {
 
 	/* While the export is opened, by a worker. */
 	bool opening, identifying, closing;
+	/*
+	 * Who may use ->ask_of (NULL: what is there to be seen) is read in a file,
+	 * so a worker does it: once for each export in turn, and once for the list.
+	 */
+	bool asking;
+	struct export *ask_of, *told_of;
+	bool allowed, only_reads;	/* of ->told_of */
+	struct export **visible;	/* ends with NULL; NULL: not known yet */
 	bool identified;
 	struct nbd_identity identity;
 	bool negotiated;		/* for limits.h */

@@ -143,7 +143,7 @@ struct export *exports_find(struct exports *x, const char *name, size_t len);
 
 /*
  * May a client at this address see and use the export; and in *@read_only, does
- * its rule let it only read? Reads the authfile.
+ * its rule let it only read? Reads the authfile: may block.
  */
 bool export_allows(const struct export *e, const struct sockaddr *peer,
 		   bool *read_only);

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: GPL-2.0
 """The configuration file: what it does, and how strict it is."""
+import contextlib
 import json
 import os
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import pytest
 
 from harness import wire
-from harness.patience import granted
+from harness.patience import granted, until
 from harness.server import Server, ServerError, binary, free_port
 from raw import MIB, Raw, check_serves, forget, go_data, option
 
@@ -220,6 +221,42 @@ def test_authfile_that_goes_closes_the_export(configured, tmp_path):
     server.wait_log("without its authfile an export is closed to everybody")
     auth.write_text("127.0.0.1\n")
     check_serves(server, b"a")
+
+
+@pytest.mark.parametrize("asks", ["info", "list", "go"])
+def test_authfile_that_hangs(configured, tmp_path, content, asks):
+    """Those who want its export wait. Nobody else does, whatever loop they are of."""
+    auth = tmp_path / "auth"
+    auth.write_text("127.0.0.1\n")
+    server = configured(f"[a]\nexportname = IMAGE\nreadonly = true\nauthfile = {auth}\n"
+                        "[b]\nexportname = IMAGE\nreadonly = true\n", "allowlist = true")
+    with contextlib.ExitStack() as stack:
+        stations = [stack.enter_context(Raw(server)).go(b"b") for _ in range(8)]
+        os.mkfifo(tmp_path / "fifo")
+        os.rename(tmp_path / "fifo", auth)
+        waiting = [stack.enter_context(Raw(server)).hello() for _ in range(3)]
+        for c in waiting:
+            c.send({"info": option(wire.NBD_OPT_INFO, go_data(b"a")), "list": option(wire.NBD_OPT_LIST),
+                    "go": option(GO, go_data(b"a"))}[asks])
+        # A reader has it open: they are at it.
+        until(lambda: opened_for_writing(auth, stack), what=server.log_tail)
+        for i, c in enumerate(stations * 3):
+            assert c.read(i * 4096, 4096) == content[i * 4096:(i + 1) * 4096]
+        # Another one who comes to the other export is let in.
+        stack.enter_context(Raw(server)).go(b"b").disconnect()
+        # A regular file again; the pipe ends, with nobody's address in it.
+        (tmp_path / "auth.new").write_text("127.0.0.1\n")
+        os.rename(tmp_path / "auth.new", auth)
+    check_serves(server, b"a")
+
+
+def opened_for_writing(path, stack):
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    stack.callback(os.close, fd)
+    return True
 
 
 def test_includedir(make_server, image, tmp_path):
