@@ -26,6 +26,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "access.h"
@@ -38,6 +39,12 @@
 #define RECV_TURN	8
 /* Ticks of a loop (250 ms) without moving, before memory is taken back. */
 #define STILL_TICKS	20U
+
+/*
+ * Of what comes, one batch in so many is timed: to read the clock is work too, and
+ * of a figure that is a mean nobody misses the others.
+ */
+#define TIMED_BATCHES	8U
 
 /* Where the input of a connection is that has none. */
 static uint8_t nothing[1];
@@ -456,21 +463,40 @@ static void discard(struct conn *c)
 		conn_end(c, LOG_INFO, "%s", c->last_words);
 }
 
+/* Requests have been answered: without a worker, and as far as the socket? */
+static void count_time(struct conn *c, uint64_t woke)
+{
+	struct timespec t;
+
+	if (c->phase != CONN_TRANSMIT || c->jobs || c->out_first)
+		return;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	status_count(&c->status.counts.answered, 1);
+	status_count(&c->status.counts.answered_ns,
+		     (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec - woke);
+}
+
 /* Each of the two begins a turn, in which all that follows has its share. */
 void conn_readable(struct conn *c)
 {
+	const uint64_t before = c->n_requests;
+	uint64_t woke = 0;
 	bool all;
 
 	if (c->lingering) {
 		discard(c);
 		return;
 	}
+	if (c->phase == CONN_TRANSMIT && !(c->batches++ % TIMED_BATCHES))
+		woke = loop_woke(c->loop);
 	c->turn = 0;
 	borrow_rx(c);
 	c->receiving = true;
 	all = receive(c);
 	c->receiving = false;
 	return_rx(c);
+	if (woke && c->n_requests != before)
+		count_time(c, woke);
 	if (!finished(c))
 		return;
 	if (all)

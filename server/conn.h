@@ -130,6 +130,7 @@ struct conn {
 	unsigned int still;		/* ticks without, while it was to be */
 
 	uint64_t n_requests;
+	unsigned int batches;		/* of input: see conn_readable() */
 };
 
 /* Takes @fd over. NULL without memory (then @fd is closed). */

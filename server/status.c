@@ -45,6 +45,8 @@ static void add_counts(struct status_counts *to, const struct status_counts *c)
 	status_count(&to->errors, get(&c->errors));
 	status_count(&to->waited, get(&c->waited));
 	status_count(&to->waited_us, get(&c->waited_us));
+	status_count(&to->answered, get(&c->answered));
+	status_count(&to->answered_ns, get(&c->answered_ns));
 	if (get(&c->longest_us) > get(&to->longest_us))
 		atomic_store(&to->longest_us, get(&c->longest_us));
 }
@@ -205,6 +207,13 @@ static uint64_t mean_us(const struct status_counts *c)
 	return n ? get(&c->waited_us) / n : 0;
 }
 
+static double answer_us(const struct status_counts *c)
+{
+	uint64_t n = get(&c->answered);
+
+	return n ? (double)get(&c->answered_ns) / (double)n / 1000 : 0;
+}
+
 static uint64_t all_requests(const struct status_counts *c)
 {
 	return get(&c->reads) + get(&c->writes) + get(&c->others);
@@ -240,10 +249,12 @@ static void json_counts(struct text *t, const struct status_counts *c)
 		 ",\"others\":%" PRIu64 ",\"read_bytes\":%" PRIu64
 		 ",\"written_bytes\":%" PRIu64 ",\"errors\":%" PRIu64
 		 ",\"disk_requests\":%" PRIu64 ",\"disk_latency_us\":%" PRIu64
-		 ",\"disk_latency_max_us\":%" PRIu64,
+		 ",\"disk_latency_max_us\":%" PRIu64
+		 ",\"answers_timed\":%" PRIu64 ",\"answer_latency_us\":%.1f",
 		 get(&c->reads), get(&c->writes), get(&c->others),
 		 get(&c->read_bytes), get(&c->written_bytes), get(&c->errors),
-		 get(&c->waited), mean_us(c), get(&c->longest_us));
+		 get(&c->waited), mean_us(c), get(&c->longest_us),
+		 get(&c->answered), answer_us(c));
 }
 
 static void json_export(struct text *t, struct export *e)
@@ -383,9 +394,9 @@ static void table_stations(struct text *t)
 
 	if (!seen)
 		return;
-	text_add(t, "\n%-16s %-16s %-22s %-11s %5s %6s %6s %8s %8s %6s %s\n",
+	text_add(t, "\n%-16s %-16s %-22s %-11s %5s %6s %6s %8s %7s %8s %6s %s\n",
 		 "STATION", "EXPORT", "ADDRESS", "STATE", "SINCE", "READ", "WRIT.",
-		 "REQUESTS", "DISK us", "OVERL.", "IMAGE");
+		 "REQUESTS", "MEM. us", "DISK us", "OVERL.", "IMAGE");
 	for (i = 0; i < n; i++) {
 		const struct status_seen *c = &seen[i];
 
@@ -398,11 +409,12 @@ static void table_stations(struct text *t)
 		}
 		text_add(t, "%-16s ", c->station);
 		export_column(t, c->export_name, 16);
-		text_add(t, "%-22s %-11s %5s %6s %6s %8" PRIu64 " %8" PRIu64 " %6s %s\n",
+		text_add(t, "%-22s %-11s %5s %6s %6s %8" PRIu64 " %7.1f %8" PRIu64 " %6s %s\n",
 			 c->peer, c->state, age,
 			 short_bytes(r, sizeof(r), (double)get(&c->counts.read_bytes)),
 			 short_bytes(w, sizeof(w), (double)get(&c->counts.written_bytes)),
-			 all_requests(&c->counts), mean_us(&c->counts), c->overlay ?
+			 all_requests(&c->counts), answer_us(&c->counts),
+			 mean_us(&c->counts), c->overlay ?
 			 short_bytes(o, sizeof(o), (double)c->overlay_bytes) : "-",
 			 c->image);
 	}
@@ -601,6 +613,11 @@ void status_metrics(struct text *t, struct exports *x)
 	       "Requests that a worker carried out.", get(&sum.waited));
 	metric(t, "disk_microseconds_total", "counter",
 	       "Time these took, queueing included.", get(&sum.waited_us));
+	metric(t, "timed_batches_total", "counter",
+	       "Batches of requests answered from memory that were timed, one in 8.",
+	       get(&sum.answered));
+	metric(t, "timed_batches_nanoseconds_total", "counter",
+	       "Time these took.", get(&sum.answered_ns));
 	text_add(t, "# HELP nbdroot_export_connections Connections in use, by export.\n"
 		 "# TYPE nbdroot_export_connections gauge\n");
 	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {

@@ -21,6 +21,11 @@ struct status_counts {
 	_Atomic uint64_t errors;			/* answered with one */
 	/* Of requests that went to a worker: how many, and how long in all. */
 	_Atomic uint64_t waited, waited_us, longest_us;
+	/*
+	 * Of requests that did not: batches that were timed, from when the loop
+	 * heard of them to when the socket had all answers, and how long in all.
+	 */
+	_Atomic uint64_t answered, answered_ns;
 };
 
 static inline void status_count(_Atomic uint64_t *n, uint64_t add)

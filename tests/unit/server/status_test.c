@@ -164,6 +164,22 @@ static void states(void **state)
 	tells(status_metrics, "\nnbdroot_connections_total 1\n", true);
 }
 
+static void times(void **state)
+{
+	struct status_conn c = { 0 };
+
+	(void)state;
+	status_enter(&c, "peer");
+	status_use(&c, "lab", &pc7, &plain, true);
+	tells(status_json, "\"answers_timed\":0,\"answer_latency_us\":0.0}", true);
+	status_count(&c.counts.answered, 4);
+	status_count(&c.counts.answered_ns, 4 * 2345);
+	tells(status_json, "\"answers_timed\":4,\"answer_latency_us\":2.3}", true);
+	tells(status_table, "     2.3        0 ", true);
+	status_leave(&c);
+	tells(status_metrics, "\nnbdroot_timed_batches_nanoseconds_total 9380\n", true);
+}
+
 /* Two connections of a station have one overlay, and one series. */
 static void overlays(void **state)
 {
@@ -216,6 +232,7 @@ int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(states),
+		cmocka_unit_test(times),
 		cmocka_unit_test(overlays),
 		cmocka_unit_test(many_strangers),
 	};
