@@ -342,6 +342,8 @@ WRONG = [
     ("[a]\n[b]\nexportname = IMAGE\n", 2, 'export "a" (CONFIG:1) has no exportname'),
     ("[a]\nexportname = IMAGE\ncopyonwrite = maybe\n", 3, 'copyonwrite = "maybe": write true or false'),
     ("[a]\nexportname = IMAGE\nvirtstyle = iphash\n", 3, "this server does not put addresses into names of files"),
+    ("[a]\nexportname = IMAGE\nvirtstyle = cidrhash 24\n", 3, "this server does not put addresses into names of files"),
+    ("[a]\nvirtstyle = ipliteral\nexportname = IMAGE.%s\n", 3, "does not put addresses into names of files (%s)"),
     ("[generic]\nport = http\n", 2, 'port = "http": not a port'),
     ("[generic]\nport = 0\n", 2, 'port = "0": not a port'),
     ("port = 1\n", 1, "a key before the first section"),
@@ -467,6 +469,43 @@ def test_a_file_of_the_other_server(configured):
         f"{key} = false\n" for key in ("multifile", "copyonwrite", "sparse_cow", "sdp", "sync",
                                        "temporary", "waitfile", "treefiles", "splice", "force_tls")),
                             "oldstyle = false\nduallisten = false\n"), b"a")
+
+
+def test_copyonwrite(configured, image, content, tmp_path):
+    """As the other server has it, and its cowdir: each client writes for itself."""
+    server = configured(f"[a]\nexportname = IMAGE\ncopyonwrite = true\ncowdir = {tmp_path}/cow\nsparse_cow = true\n")
+    with Raw(server).go(b"a/one") as one, Raw(server).go(b"a/two") as two:
+        assert not one.flags & wire.NBD_FLAG_READ_ONLY
+        assert one.write(4096, b"1" * 8192) == 0 and two.write(4096, b"2" * 4096) == 0
+        assert one.read(0, 16384) == content[:4096] + b"1" * 8192 + content[12288:16384]
+        assert two.read(0, 16384) == content[:4096] + b"2" * 4096 + content[8192:16384]
+        one.reset()
+        with Raw(server).go(b"a/one") as again:
+            # A lost connection is none of a new boot.
+            assert again.read(4096, 8192) == b"1" * 8192
+            assert again.simple(wire.NBD_CMD_FLUSH) == 0
+            again.disconnect()
+        two.disconnect()
+    assert {path.name for path in (tmp_path / "cow").iterdir()} >= {"a@one.overlay", "a@two.overlay"}
+
+    def starts_anew():
+        with Raw(server).go(b"a/one") as c:
+            found = c.read(0, 16384)
+            c.disconnect()
+            return found == content[:16384]
+
+    # It has said goodbye: once that has come through, this is the next boot.
+    until(starts_anew)
+    server.stop()
+    assert image.read_bytes() == content
+
+
+@pytest.mark.parametrize("style", ["none", "ipliteral"])
+def test_virtstyle(configured, content, style):
+    """Without %s in a name they make no difference, so they are taken."""
+    server = configured(f"[a]\nexportname = IMAGE\nvirtstyle = {style}\nreadonly = true\n")
+    with Raw(server).go(b"a") as c:
+        assert c.read(0, 4096) == content[:4096]
 
 
 def test_white_space_and_line_ends(configured):
