@@ -107,8 +107,9 @@ static const struct key export_keys[] = {
 };
 
 _Static_assert(sizeof(generic_keys) / sizeof(*generic_keys) <= MAX_KEYS &&
-	       sizeof(export_keys) / sizeof(*export_keys) <= MAX_KEYS,
-	       "struct reader has a line for each key");
+	       sizeof(export_keys) / sizeof(*export_keys) <= MAX_KEYS &&
+	       MAX_KEYS <= SETTING_LINES,
+	       "there is room for the line of each key");
 
 const struct key *config_keys(bool of_export)
 {
@@ -265,6 +266,7 @@ static bool set_key(struct reader *r, const struct key *k, const char *value)
 			return config_fail(r, "%s = \"%s\": not an absolute path",
 					   k->name, quoted);
 		strcpy(r->include, value);
+		r->include_line = r->line;
 		return true;
 	case T_OVERLAY:
 		if (!strcmp(value, "none"))
@@ -398,8 +400,12 @@ static bool set_key_once(struct reader *r, const struct key *k,
 		free(after);
 	}
 	free(before);
-	if (!earlier)
+	if (!earlier) {
 		r->lines[k - r->keys] = r->line;
+		if (sets_a_field(k))
+			setting_line_add(r->export ? &r->export->lines :
+					 &r->c->lines, k->offset, r->line);
+	}
 	return ok;
 }
 

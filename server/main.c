@@ -66,20 +66,23 @@ static bool complain(const char *why)
 	return false;
 }
 
+/* The same, with the line of this field of the configuration. */
+static bool complain_at(const struct config *c, const void *field,
+			const char *why)
+{
+	char at[CONFIG_PLACE];
+
+	log_msg(LOG_ERR, "%s%s", config_place(c, field, at, sizeof(at)), why);
+	return false;
+}
+
 /* -- setting up --------------------------------------------------------- */
 
 static bool add_export(struct server *s, struct export_settings *e)
 {
-	/* exports_add() takes the settings, in failure too. */
-	char *where = e->where ? strdup(e->where) : NULL;
 	char why[WHY];
-	bool ok = exports_add(&s->exports, e, why, sizeof(why));
 
-	if (!ok)
-		log_msg(LOG_ERR, "%s%s%s", where ? where : "",
-			where ? ": " : "", why);
-	free(where);
-	return ok;
+	return exports_add(&s->exports, e, why, sizeof(why)) || complain(why);
 }
 
 /*
@@ -138,6 +141,7 @@ static bool from_stdin(const struct server *s)
 static bool start_listening(struct server *s)
 {
 	const char *address = s->config.address, *port = s->config.port;
+	const void *at = address ? &s->config.address : &s->config.port;
 	char why[WHY];
 
 	if (from_stdin(s)) {
@@ -151,7 +155,8 @@ static bool start_listening(struct server *s)
 	if (s->config.unix_socket) {
 		if (!listen_unix(&s->listeners, s->config.unix_socket, why,
 				 sizeof(why)))
-			return complain(why);
+			return complain_at(&s->config, &s->config.unix_socket,
+					   why);
 		if (!s->config.dual_listen && !s->args.port)
 			return true;
 	}
@@ -159,9 +164,10 @@ static bool start_listening(struct server *s)
 	if (s->args.port) {
 		port = s->args.port;
 		address = s->args.address;
+		at = NULL;
 	}
 	if (!listen_all(&s->listeners, address, port, why, sizeof(why)))
-		return complain(why);
+		return at ? complain_at(&s->config, at, why) : complain(why);
 	return true;
 }
 
@@ -244,7 +250,10 @@ static bool open_control(struct server *s)
 	};
 	char why[WHY];
 
-	return control_open(&settings, why, sizeof(why)) || complain(why);
+	if (control_open(&settings, why, sizeof(why)))
+		return true;
+	return complain_at(&s->config, strncmp(why, "metricsport", 11) ?
+			   &s->config.control : &s->config.metrics_port, why);
 }
 
 /* --check: everything that can be told without becoming the server. */
@@ -258,11 +267,7 @@ static bool check_only(struct server *s)
 	if (!config_load(&s->config, s->args.config, why, sizeof(why)))
 		return complain(why);
 	for (e = s->config.exports; e; e = e->next, n++) {
-		bool ok = export_check(e, why, sizeof(why)) &&
-			  (!e->prerun ||
-			   run_check(e->prerun, why, sizeof(why))) &&
-			  (!e->postrun ||
-			   run_check(e->postrun, why, sizeof(why)));
+		bool ok = export_check(e, why, sizeof(why));
 
 		for (other = s->config.exports; ok && other != e;
 		     other = other->next) {
@@ -279,10 +284,11 @@ static bool check_only(struct server *s)
 					 e->path, other->name, other->where);
 			else
 				continue;
+			export_settings_place(e, NULL, why, sizeof(why));
 			ok = false;
 		}
 		if (!ok) {
-			log_msg(LOG_ERR, "%s: %s", e->where, why);
+			complain(why);
 			wrong++;
 		}
 	}

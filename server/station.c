@@ -618,19 +618,6 @@ void station_overlay_close(struct store *s, bool done)
 	pthread_mutex_unlock(&lock);
 }
 
-void station_overlays_each(void *ctx, void (*fn)(void *ctx,
-			   const char *export_name, const char *station,
-			   const struct store *s))
-{
-	struct open_overlay *o;
-
-	pthread_mutex_lock(&lock);
-	for (o = overlays; o; o = o->next)
-		if (!o->busy)
-			fn(ctx, o->export_name, o->station, o->store);
-	pthread_mutex_unlock(&lock);
-}
-
 bool station_overlays_sync(void)
 {
 	struct open_overlay *o;

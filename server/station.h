@@ -77,11 +77,6 @@ struct store *station_overlay_open(const struct station_export *x,
 /* @done: the client said that it needs it no more. May block. */
 void station_overlay_close(struct store *s, bool done);
 
-/* Call @fn for each overlay that is open. */
-void station_overlays_each(void *ctx, void (*fn)(void *ctx,
-			   const char *export_name, const char *station,
-			   const struct store *s));
-
 /* Flush all of them; false when one failed (it was logged). */
 bool station_overlays_sync(void);
 
