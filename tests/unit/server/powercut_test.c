@@ -274,6 +274,9 @@ static void do_something(struct store *s)
 		err = s->ops->zero(s, place(b), n * BLOCK, 0);
 	else
 		err = s->ops->write(s, data, n * BLOCK, place(b), what > 7);
+	/* As job.c does it. */
+	if (err == STORE_UNSYNCED)
+		err = s->ops->flush(s);
 	assert_int_equal(err, 0);
 	for (i = b; i < b + n; i++) {
 		now[i] = value;
