@@ -19,12 +19,12 @@ static bool begin(struct conn *c, struct export *e, u16 type)
 
 	if (!c->open_text)
 		c->open_text = malloc(NEGO_TEXT);
+	/* Whatever bytes it has, none among them. Who may come is no matter of it. */
 	free(c->open_name);
-	/* Whatever bytes it has, none among them. */
-	c->open_name = malloc(c->asked_len + 1);
-	if (c->open_name)
-		memcpy(c->open_name, c->asked_name, c->asked_len);
-	c->open_len = c->asked_len;
+	c->open_len = c->asking ? 0 : c->asked_len;
+	c->open_name = malloc(c->open_len + 1);
+	if (c->open_name && c->open_len)
+		memcpy(c->open_name, c->asked_name, c->open_len);
 	if (!j || !c->open_text || !c->open_name) {
 		free(j);
 		return false;
