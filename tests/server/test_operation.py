@@ -562,7 +562,7 @@ def test_overlays_command(lab, image, content, tmp_path):
     folder = f"--dir={tmp_path}/state/overlays"
     with Station(server, "lab/pc1", boot=None) as one:
         assert one.write(0, b"1" * 8192) == 0
-        Station(server, "lab/pc2", boot=None).disconnect()
+        Station(server, "lab/pc2", "pc2", "b2").disconnect()
         table = until(lambda: (said := ask("overlays", "list", folder)).count("in use") <= 1 and "lab@pc2" in said and said)
         lines = {line.split()[0]: line for line in table.splitlines()}
         assert "8192" in lines["lab@pc1"] and "in use" in lines["lab@pc1"] and "idle" in lines["lab@pc2"]
