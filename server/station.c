@@ -608,6 +608,13 @@ void station_overlay_close(struct store *s, bool done)
 	 */
 	if (!pins_known(o->boot) && !o->created && !store_overlay_changed(s))
 		o->done = false;
+	/*
+	 * A visitor's own, which holds nothing: it would count, and stand in the
+	 * list, for nobody. (A boot's stays: the boot may come back to it.)
+	 */
+	if (!pins_known(o->boot) && o->created && o->done &&
+	    !store_overlay_changed(s))
+		(void)unlink(o->path);
 	(void)store_overlay_mark(s, pins_known(o->boot) ? o->boot : NULL, o->done);
 	s->ops->close(s);
 	image_put(o->base);

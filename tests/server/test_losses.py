@@ -144,6 +144,25 @@ def test_loss_in_the_last_sync(lab, disk):
     assert boot_of(server, "plain") != before
 
 
+def test_loss_ends_with_the_boot_of_the_machine(lab, disk, tmp_path):
+    """Which has another name by itself; the note of the former one goes."""
+    server = lab()
+    with Station(server, "plain", "a", "b") as c:
+        before = c.server_boot
+        disk.fail_next()
+        assert c.flush() == wire.NBD_EIO
+    stop(server)
+    note, = (tmp_path / "state" / "pins").glob("*.lost")
+    said = note.read_text()
+    assert said.split()[0] == before
+    # One that is damaged, too.
+    (tmp_path / "state" / "pins" / "1-2-3-4.5.lost").write_bytes(b"\0" * 300)
+    note.write_text(said.replace(before, "another-boot"))
+    server.start()
+    assert boot_of(server, "plain") == before
+    assert not list((tmp_path / "state" / "pins").glob("*.lost*"))
+
+
 def test_no_place_to_note_it(make_server, image, disk):
     """Without a configuration there is no folder for it: the log says what follows."""
     server = make_server(image, env=disk.env)

@@ -730,12 +730,30 @@ def test_a_file_twice(lab, image):
 
 # -- overlays ---------------------------------------------------------------------------
 
+def test_overlays_in_several_folders(lab, image, tmp_path):
+    """Each export's are where its section says, and listed once."""
+    more = f"exportname = {image}\noverlay = keep\n"
+    server = lab(f"[a]\n{more}overlay_dir = {tmp_path}/one\n[b]\n{more}overlay_dir = {tmp_path}/one\n[c]\n{more}"
+                 f"[plain]\nexportname = {image}\nreadonly = true\n")
+    for name in "abc":
+        Station(server, f"{name}/pc", "pc", "b1").close()
+    server.stop()
+    config = ("-C", str(server.config_path))
+    table = ask("overlays", "list", *config)
+    assert [table.count(f"{name}@pc") for name in "abc"] == [1, 1, 1]
+    ask("overlays", "drop", *config, "a@pc", "c@pc")
+    table = ask("overlays", "list", *config)
+    assert [table.count(f"{name}@pc") for name in "abc"] == [0, 1, 0]
+    server.config_path.write_text(f"[plain]\nexportname = {image}\nreadonly = true\n")
+    assert "no export in it has overlays" in ask("overlays", "list", *config, status=1)
+
+
 def test_overlays_command(lab, image, content, tmp_path):
     server = lab(f"[lab]\nexportname = {image}\noverlay = keep\n")
     folder = f"--dir={tmp_path}/state/overlays"
     with Station(server, "lab/pc1", boot=None) as one:
         assert one.write(0, b"1" * 8192) == 0
-        Station(server, "lab/pc2", boot=None).disconnect()
+        Station(server, "lab/pc2", "pc2", "b2").disconnect()
         table = until(lambda: (said := ask("overlays", "list", folder)).count("in use") <= 1 and "lab@pc2" in said and said)
         lines = {line.split()[0]: line for line in table.splitlines()}
         assert "8192" in lines["lab@pc1"] and "in use" in lines["lab@pc1"] and "idle" in lines["lab@pc2"]
@@ -745,11 +763,16 @@ def test_overlays_command(lab, image, content, tmp_path):
         assert "in use; shut its station down first" in ask("overlays", "drop", folder, "lab@pc1", status=1)
         assert one.read(0, 10) == b"1" * 10
         one.disconnect()
+    # Where they are is the configuration's to say.
+    config = ("-C", str(server.config_path))
+    assert "lab@pc2" in ask("overlays", "list", *config) and "written:  8192" in ask("overlays", "show", *config, "lab@pc1")
     until(lambda: "in use" not in ask("overlays", "list", folder))
     ask("overlays", "drop", folder, "lab@pc1", "lab@pc2")
     with Station(server, "lab/pc1", boot=None) as c:
         assert c.read(0, 10) == content[:10]
     for argv, says in ((["drop", folder, "lab@nobody"], "No such file"), (["drop", folder, "nobody"], "not EXPORT@STATION"),
                        (["drop", folder, "../../etc@passwd"], "No such file"), (["burn", folder], "write: nbd-server overlays"),
-                       (["list", "--all"], '"--all" is not an option'), (["list", "--dir=/nonexistent"], "No such file")):
+                       (["list", "--all"], '"--all" is not an option'), (["list", "--dir=/nonexistent"], "No such file"),
+                       (["list", "-C"], '"-C" is not an option'), (["list", "-C", "/nonexistent"], "/nonexistent"),
+                       (["show", *config, "other@pc1"], f"{tmp_path}/state/overlays/other@pc1.overlay")):
         assert says in ask("overlays", *argv, status=1)

@@ -230,6 +230,28 @@ def test_number_of_overlays(lab, tmp_path):
         Station(server, "lab/b")
 
 
+def test_visitors_leave_no_overlay(lab, content, tmp_path):
+    """Who only looks, and says goodbye; but for the one of a boot, or of one who has
+    lost the connection, they come back to it."""
+    server = lab("overlay = keep\noverlay_count = 2\n")
+    for n in range(5):
+        visit(server, f"lab/visitor{n}")
+        until(lambda: overlays(tmp_path) == [], what=lambda: overlays(tmp_path))
+    with Station(server, "lab/pc1", "pc1", "b1") as c:
+        assert c.read(0, 100) == content[:100]
+        c.disconnect()
+    with Station(server, "lab/pc2", boot=None) as c:
+        assert c.read(0, 100) == content[:100]
+        c.reset()
+    for name in ("lab@pc1.overlay", "lab@pc2.overlay"):
+        wait_idle(tmp_path, name)
+    visit(server, "lab/pc1")
+    wait_idle(tmp_path, "lab@pc1.overlay")
+    assert overlays(tmp_path) == ["lab@pc1.overlay", "lab@pc2.overlay"]
+    with Station(server, "lab/pc1", "pc1", "b1", generation=2) as c:
+        assert c.read(0, 100) == content[:100]
+
+
 def test_many_names_at_once(lab, tmp_path):
     """However many come at one time."""
     server = lab("overlay = keep\noverlay_count = 5\n", generic="max_threads = 64\n")

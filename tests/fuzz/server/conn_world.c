@@ -295,6 +295,23 @@ bool store_is_overlay(const struct store *s)
 	return false;
 }
 
+const char *store_overlay_path(const struct store *s)
+{
+	(void)s;
+	return "overlay";
+}
+
+void station_boot_word(const struct station_export *x,
+		       const struct station_client *c, const char *station,
+		       const struct image *i, char boot[NBD_SESSION_WORD])
+{
+	(void)x;
+	(void)c;
+	(void)station;
+	(void)i;
+	(void)boot;
+}
+
 bool run_command(const char *line, const char *path, const char *export_name,
 		 const char *address)
 {
