@@ -19,6 +19,7 @@ struct listeners {
 	dev_t dev[LISTEN_MAX];		/* that one's file */
 	ino_t ino[LISTEN_MAX];
 	unsigned int n;
+	bool trial;	/* only try it: nobody can connect, a used port will do */
 };
 
 /*

@@ -27,6 +27,7 @@
 #include "args.h"
 #include "background.h"
 #include "become.h"
+#include "check.h"
 #include "config.h"
 #include "control.h"
 #include "engine.h"
@@ -243,56 +244,6 @@ static bool open_control(struct server *s)
 	char why[WHY];
 
 	return control_open(&settings, why, sizeof(why)) || complain(why);
-}
-
-/* --check: everything that can be told without becoming the server. */
-static bool check_only(struct server *s)
-{
-	const struct export_settings *e, *other;
-	unsigned int n = 0, wrong = 0;
-	struct stat a, b;
-	char why[WHY];
-
-	if (!config_load(&s->config, s->args.config, why, sizeof(why)))
-		return complain(why);
-	for (e = s->config.exports; e; e = e->next, n++) {
-		bool ok = export_check(e, why, sizeof(why)) &&
-			  (!e->prerun ||
-			   run_check(e->prerun, why, sizeof(why))) &&
-			  (!e->postrun ||
-			   run_check(e->postrun, why, sizeof(why)));
-
-		for (other = s->config.exports; ok && other != e;
-		     other = other->next) {
-			bool shared = (e->read_only || e->overlay) &&
-				      (other->read_only || other->overlay);
-
-			if (!strcmp(other->name, e->name))
-				snprintf(why, sizeof(why), "export \"%s\": defined twice; give one of them another name",
-					 e->name);
-			else if (!shared && !stat(e->path, &a) &&
-				 !stat(other->path, &b) &&
-				 a.st_dev == b.st_dev && a.st_ino == b.st_ino)
-				snprintf(why, sizeof(why), "%s: is export \"%s\" (%s) too; two exports can share a file if both are read-only or have an overlay",
-					 e->path, other->name, other->where);
-			else
-				continue;
-			ok = false;
-		}
-		if (!ok) {
-			log_msg(LOG_ERR, "%s: %s", e->where, why);
-			wrong++;
-		}
-	}
-	if (!n)
-		log_msg(LOG_ERR, "%s: no export in it; add a section: [root] and exportname = /srv/root.img",
-			s->args.config);
-	wrong += become_check(&s->config);
-	if (!n || wrong)
-		return false;
-	printf("%s: %u export%s, nothing wrong\n", s->args.config, n,
-	       n == 1 ? "" : "s");
-	return true;
 }
 
 /*
@@ -541,9 +492,7 @@ int main(int argc, char **argv)
 	}
 	log_debug(s.args.debug);
 	if (s.args.check) {
-		status = !check_only(&s);
-		config_free(&s.config);
-		return status;
+		return check(s.args.config) ? 0 : 1;
 	}
 	(void)hold_signals(&s, false);
 	signal(SIGPIPE, SIG_IGN);

@@ -459,7 +459,7 @@ def test_stop_waits_for_the_disk(make_server, image, slow_disk):
         slow_disk.open()
         assert c.reply() == (0, 5) and c.closed()
         # It may have come too late to be begun.
-        (flags, kind, cookie, _), end = other.chunk(), other.closed()
+        (_, kind, cookie, _), end = other.chunk(), other.closed()
         assert cookie == 6 and kind in (wire.NBD_REPLY_TYPE_NONE, wire.NBD_REPLY_TYPE_ERROR) and end
     assert server.process.wait(granted(20)) == 0
     assert "does not take its answers" not in server.log() and server.log().rstrip().endswith("stopped")

@@ -385,6 +385,50 @@ def test_check(lab, image, tmp_path):
     assert ask("--version").startswith("nbd-server (nbdroot)") and "Examples:" in ask("--help")
 
 
+@pytest.mark.parametrize("generic,says", [
+    ("listenaddr = not an address", 'listen address "not": '),
+    ("listenaddr = 127.0.0.1, 192.0.2.77", "192.0.2.77 port PORT: Cannot assign requested address"),
+    ("unixsock = /nonexistent/sock", "unixsock: unix socket /nonexistent/sock: No such file or directory; make its folder first"),
+    ("unixsock = IMAGE", "it is no socket"),
+    ("unixsock = /proc/sock", "unixsock: unix socket /proc/sock: "),
+    ("unixsock = TMP/s\nlistenaddr = not-looked-at", ""),
+    (f"unixsock = /{'x' * 120}", "a name of 1 to 107 bytes"),
+    ("controlsock = /nonexistent/sock", "controlsock: unix socket /nonexistent/sock: No such file"),
+    ("controlsock = IMAGE/sock", "controlsock: unix socket IMAGE/sock: Not a directory"),
+    ("unixsock = TMP/s\ncontrolsock = TMP/s", "are the same"),
+    ("metricsport = PORT", "port and metricsport are the same"),
+    ("metricsport = PORT\nlistenaddr = 127.0.0.2", ""),
+    ("user = nobody-of-this-name", "no such user"),
+    ("unixsock = TMP/s\ncontrolsock = TMP/c\nmetricsport = OTHER\nlistenaddr = localhost", ""),
+])
+def test_check_of_sockets(image, tmp_path, generic, says):
+    """What the server cannot have is found without serving, and nothing of it is made."""
+    port, other = str(free_port()), str(free_port())
+
+    def put(text):
+        return (text.replace("PORT", port).replace("OTHER", other).replace("IMAGE", str(image))
+                .replace("TMP", str(tmp_path)))
+
+    config = tmp_path / "config"
+    config.write_text(put(f"[generic]\nport = PORT\nstatedir = TMP/state\n{generic}\n"
+                          "[a]\nexportname = IMAGE\nreadonly = true\n"))
+    before = sorted(tmp_path.iterdir())
+    said = ask("--check", "-C", config, status=1 if says else 0)
+    assert put(says) in said and sorted(tmp_path.iterdir()) == before
+    if says:
+        done = subprocess.run([binary(), "-n", "-C", config], stderr=subprocess.PIPE, text=True, check=False,
+                              timeout=granted(30))
+        assert done.returncode == 1, done.stderr
+
+
+def test_check_beside_a_port_that_is_in_use(lab, image):
+    server = lab(f"[lab]\nexportname = {image}\n")
+    done = subprocess.run([binary(), "--check", "-C", server.config_path], text=True, timeout=granted(30), check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 0 and f"127.0.0.1 port {server.port}: in use, by the server that runs" in done.stderr
+    check_serves(server, b"lab")
+
+
 def test_configuration_with_a_byte_order_mark(lab, image):
     server = lab(f"[lab]\nexportname = {image}\n")
     text = server.config_path.read_text()
