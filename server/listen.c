@@ -264,12 +264,21 @@ static void name_inherited(int fd, char *buf, size_t size)
 	snprintf(buf, size, "%s port %s (inherited)", host, port);
 }
 
+bool listen_inherits(void)
+{
+	const char *pid = getenv("LISTEN_PID");
+
+	/* Others are for a parent of ours. */
+	return pid && getenv("LISTEN_FDS") &&
+	       strtol(pid, NULL, 10) == (long)getpid();
+}
+
 bool listen_inherited(struct listeners *l, char *why, size_t why_size)
 {
-	const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
+	const char *fds = getenv("LISTEN_FDS");
 	long n = fds ? strtol(fds, NULL, 10) : 0, i;
 
-	if (!pid || !fds || strtol(pid, NULL, 10) != (long)getpid())
+	if (!listen_inherits())
 		return true;
 	unsetenv("LISTEN_PID");
 	unsetenv("LISTEN_FDS");

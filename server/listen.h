@@ -43,6 +43,9 @@ bool listen_unix(struct listeners *l, const char *path,
  */
 bool listen_inherited(struct listeners *l, char *why, size_t why_size);
 
+/* Are there such sockets? */
+bool listen_inherits(void);
+
 /*
  * Standard input as a connection, as inetd and nbd_connect_command(3) give it:
  * a descriptor of its own, or -1 with one sentence in @why.

@@ -318,6 +318,38 @@ static bool set_up(struct server *s)
 
 /* -- life --------------------------------------------------------------- */
 
+/* The keys of [generic] that say something else by now and need a restart. */
+static void what_waits(const struct server *s, const struct config *new,
+		       char *buf, size_t size)
+{
+	const struct config *c = &s->config;
+	const bool ours = !s->args.port;	/* else the command line says it */
+	const struct {
+		const char *key;
+		const char *a, *b;
+		bool other;
+	} key[] = {
+		{ "listenaddr", ours ? c->address : NULL, ours ? new->address : NULL, false },
+		{ "port", ours ? c->port : NULL, ours ? new->port : NULL, false },
+		{ "unixsock", c->unix_socket, new->unix_socket, false },
+		{ "duallisten", NULL, NULL, c->dual_listen != new->dual_listen },
+		{ "user", c->user, new->user, false },
+		{ "group", c->group, new->group, false },
+		{ "controlsock", c->control, new->control, false },
+		{ "metricsport", c->metrics_port, new->metrics_port, false },
+		{ "max_threads", NULL, NULL, c->workers != new->workers },
+		{ "realtime", NULL, NULL, c->realtime != new->realtime },
+	};
+	size_t i, n = 0;
+
+	*buf = '\0';
+	for (i = 0; i < sizeof(key) / sizeof(key[0]); i++)
+		if (key[i].other ||
+		    strcmp(key[i].a ? key[i].a : "", key[i].b ? key[i].b : ""))
+			n += (size_t)snprintf(buf + n, size - n, "%s%s",
+					      n ? ", " : "", key[i].key);
+}
+
 /*
  * The configuration once more: its exports come, change and go; the rest of it
  * holds until a restart. On failure all stays as it is. @why gets the reason,
@@ -327,7 +359,7 @@ static bool reload_now(struct server *s, char *why, size_t why_size)
 {
 	struct export_settings *list;
 	struct config new;
-	char did[200];
+	char did[200], waits[200];
 	bool ok;
 
 	if (!s->config_path) {
@@ -348,7 +380,10 @@ static bool reload_now(struct server *s, char *why, size_t why_size)
 		translog_reopen();
 		s->exports.may_list = new.allow_list;
 		s->exports.max_per_address = new.max_per_address;
-		snprintf(why, why_size, "exports: %s", did);
+		what_waits(s, &new, waits, sizeof(waits));
+		snprintf(why, why_size, "exports: %s%s%s", did,
+			 *waits ? "; changed, but only after a restart: " : "",
+			 waits);
 	}
 	config_free(&new);
 	return ok;
@@ -508,7 +543,7 @@ int main(int argc, char **argv)
 #endif
 	raise_file_limit();
 	/* Who hands a connection or sockets over waits for this process. */
-	if (from_stdin(&s) || getenv("LISTEN_PID"))
+	if (from_stdin(&s) || listen_inherits())
 		s.args.foreground = true;
 	/* inetd: what is said there would go to the client. */
 	if (from_stdin(&s) && same_file(STDIN_FILENO, STDERR_FILENO)) {

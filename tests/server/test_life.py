@@ -71,6 +71,18 @@ def test_background(image, tmp_path):
         server.end()
 
 
+def test_background_is_not_kept_by_sockets_of_another(image, tmp_path, monkeypatch):
+    """What systemd said to the shell that it is started from is not for it."""
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    server = Background(tmp_path, image)
+    try:
+        assert server.status == 0, server.err
+        check_serves(server)
+    finally:
+        server.end()
+
+
 @pytest.mark.parametrize("name", ["image", "./image", "folder/image"])
 def test_background_finds_what_replaces_the_image(image, tmp_path, name):
     """Named from the directory that the server was started in, and has left; a
@@ -194,6 +206,7 @@ def test_help_and_version():
     for option, word in (("-h", "Examples:"), ("-V", "nbd-server (nbdroot)")):
         done = subprocess.run([binary(), option], stdout=subprocess.PIPE, text=True, timeout=granted(10))
         assert done.returncode == 0 and word in done.stdout
+        assert option != "-h" or all(verb in done.stdout for verb in ("status", "top", "reload", "drain", "overlays"))
 
 
 def test_options_after_the_words(image, make_server):

@@ -163,6 +163,32 @@ def test_control_slots_cannot_be_held(lab, image, tmp_path):
     urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=granted(20)).close()
 
 
+def test_watchers_leave_room_to_ask(lab, image, tmp_path):
+    """However many look at top, who stay; one too many is told so."""
+    server = lab(f"[lab]\nexportname = {image}\n")
+    tops, held = [], []
+    for _ in range(16):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(granted(20))
+        s.connect(f"{tmp_path}/sock")
+        s.sendall(b"top\n")
+        if b"as many look at top as may" in s.recv(64):
+            s.close()
+        else:
+            tops.append(s)
+    assert len(tops) == 8
+    ask("status", server.sock)
+    # And if all places are taken (until they have been silent for some seconds).
+    for _ in range(8):
+        held.append(socket.socket(socket.AF_UNIX))
+        held[-1].connect(f"{tmp_path}/sock")
+    full = subprocess.run([binary(), "status", server.sock], text=True, timeout=granted(30), check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert full.returncode == 0 or "too many ask at once" in full.stdout and not full.stderr
+    for s in (*tops, *held):
+        s.close()
+
+
 def processor_seconds(server):
     words = open(f"/proc/{server.pid}/stat").read().rsplit(")", 1)[1].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
@@ -251,6 +277,21 @@ def test_reload_of_something_wrong(lab, image, text, says):
     check_serves(server, b"lab")
     with pytest.raises(Refused, match='no export "b"'):
         Station(server, "b", boot=None)
+
+
+def test_reload_says_what_waits_for_a_restart(lab, image, tmp_path):
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    whole = server.config_path.read_text()
+    assert json.loads(ask("reload", server.sock))["text"] == "exports: 0 added, 0 changed, 0 removed, 1 as before"
+    server.config_path.write_text(whole.replace(f"port = {server.port}", "port = 1").replace(
+        "allowlist = true", f"metricsport = 2\nunixsock = {tmp_path}/unix\nmax_threads = 3"))
+    said = json.loads(ask("reload", server.sock))["text"]
+    assert said.endswith("1 as before; changed, but only after a restart: port, unixsock, metricsport, max_threads")
+    # Not only once.
+    assert json.loads(ask("reload", server.sock))["text"] == said
+    server.config_path.write_text(whole)
+    assert "restart" not in ask("reload", server.sock)
+    check_serves(server, b"lab")
 
 
 @pytest.mark.parametrize("keys", ["", "readonly = true", "filesize = 2m", "overlay = keep", "identity = other"])
