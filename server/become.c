@@ -238,13 +238,13 @@ bool become_folders(struct config *c, char *why, size_t why_size)
 	return true;
 }
 
-/* Could it be made in there? Under a name that nobody else has. */
-static int try_to_make(const char *parent)
+/* Under a name that nobody else has. */
+int become_try(const char *folder)
 {
 	char *path;
 	int err = 0;
 
-	if (asprintf(&path, "%s/.nbd-server-check.%ld", parent,
+	if (asprintf(&path, "%s/.nbd-server-check.%ld", folder,
 		     (long)getpid()) < 0)
 		return ENOMEM;
 	if (mkdir(path, 0700) || rmdir(path))
@@ -311,7 +311,7 @@ static bool check_folder(const struct config *c, const struct who *w,
 		return check_folder(c, w, c->state_dir, why, why_size);
 	}
 	if (err == ENOENT)
-		err = try_to_make(parent);
+		err = become_try(parent);
 	if (err) {
 		snprintf(why, why_size, "%s: cannot be made: %s" ADVICE, path,
 			 strerror(err));

@@ -22,6 +22,9 @@ bool become_folders(struct config *c, char *why, size_t why_size);
 /* Would that fail? How often; each was logged. Leaves no trace. */
 unsigned int become_check(const struct config *c);
 
+/* Can anything be made in there? 0, or a positive errno. */
+int become_try(const char *folder);
+
 /* Become the configured user, once all that needs privilege is open. */
 bool become_user(const struct config *c, char *why, size_t why_size);
 

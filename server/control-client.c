@@ -58,7 +58,8 @@ static bool copy_answer(int fd, bool pages, char *begins, size_t size)
 	size_t have = 0;
 	ssize_t n, i;
 
-	while ((n = read(fd, buf, sizeof(buf))) > 0) {
+	while ((n = read(fd, buf, sizeof(buf))) > 0 ||
+	       (n < 0 && errno == EINTR)) {
 		for (i = 0; i < n; i++) {
 			if (have + 1 < size)
 				begins[have++] = buf[i];
@@ -74,7 +75,8 @@ static bool copy_answer(int fd, bool pages, char *begins, size_t size)
 			return false;
 	}
 	begins[have] = '\0';
-	return n == 0;
+	/* Reset after an answer that is whole: turned away. */
+	return n == 0 || !strncmp(begins, "{\"ok\":false", 11);
 }
 
 int control_client(int argc, char **argv)
@@ -103,7 +105,8 @@ int control_client(int argc, char **argv)
 	if (fd < 0)
 		return 1;
 	len = snprintf(line, sizeof(line), "%s\n", command);
-	if (send(fd, line, (size_t)len, MSG_NOSIGNAL) != len) {
+	/* Who is turned away at once is told so. */
+	if (send(fd, line, (size_t)len, MSG_NOSIGNAL) != len && errno != EPIPE) {
 		log_msg(LOG_ERR, "%s: %s", path, strerror(errno));
 		close(fd);
 		return 1;

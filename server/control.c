@@ -28,6 +28,8 @@
 #include "status.h"
 
 #define CLIENTS		16
+/* Of these, those who look at top, who stay. */
+#define TOPS		8
 /* For one to say what it wants, and then to take the answer. */
 #define PATIENCE_MS	5000
 #define TOP_MS		1000
@@ -43,7 +45,7 @@ static struct {
 	pthread_t thread;
 	bool running;
 	/* Anybody on this host reaches the port: it takes no place of the other. */
-	atomic_int unix_clients, tcp_clients;
+	atomic_int unix_clients, tcp_clients, tops;
 	/* Those of them who look at the exports at this moment. */
 	pthread_mutex_t lock;
 	unsigned int looking;
@@ -216,13 +218,15 @@ static void serve_line(const struct asker *a, const char *line)
 	struct text t = { 0 };
 
 	if (a->local && !strcmp(line, "top")) {
-		answer_top(a->fd);
-		return;
+		if (atomic_fetch_add(&control.tops, 1) < TOPS)
+			answer_top(a->fd);
+		else
+			answer_done(&t, false, "as many look at top as may: 8");
+		atomic_fetch_sub(&control.tops, 1);
+	} else if (begin_look()) {
+		answer(a, line, &t);
+		end_look();
 	}
-	if (!begin_look())
-		return;
-	answer(a, line, &t);
-	end_look();
 	if (t.s)
 		send_all(a->fd, t.s, t.len);
 	text_free(&t);
@@ -267,6 +271,18 @@ static void *serve(void *arg)
 	return NULL;
 }
 
+/* No place for it; whatever of that it takes at once. */
+static void turn_away(int fd, bool local)
+{
+	const char *word = local ?
+		"{\"ok\":false,\"text\":\"too many ask at once; try it again\"}\n" :
+		"HTTP/1.0 503 Service Unavailable\r\n\r\n";
+
+	if (send(fd, word, strlen(word), MSG_NOSIGNAL) >= 0)
+		shutdown(fd, SHUT_WR);
+	close(fd);
+}
+
 /* False: there is one, and nothing to accept it with. */
 static bool take(int listener, bool local)
 {
@@ -284,7 +300,7 @@ static bool take(int listener, bool local)
 		if (a)
 			atomic_fetch_sub(clients, 1);
 		free(a);
-		close(fd);
+		turn_away(fd, local);
 		return true;
 	}
 	a->fd = fd;

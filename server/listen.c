@@ -18,6 +18,9 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "become.h"
+#include "log.h"
+
 /* A boot storm connects all at once. */
 #define BACKLOG		1024
 /* sd_listen_fds(3): the first descriptor. */
@@ -38,7 +41,7 @@ static const char *hint(int err)
 }
 
 /* A socket, or -errno. @dual: IPv4 clients too, on an IPv6 socket. */
-static int listen_on(const struct addrinfo *ai, bool dual)
+static int listen_on(const struct addrinfo *ai, bool dual, bool trial)
 {
 	int on = 1, v6only = !dual, err;
 	int fd = socket(ai->ai_family,
@@ -50,7 +53,8 @@ static int listen_on(const struct addrinfo *ai, bool dual)
 	if (ai->ai_family == AF_INET6)
 		setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &v6only,
 			   sizeof(v6only));
-	if (!bind(fd, ai->ai_addr, ai->ai_addrlen) && !listen(fd, BACKLOG))
+	if (!bind(fd, ai->ai_addr, ai->ai_addrlen) &&
+	    (trial || !listen(fd, BACKLOG)))
 		return fd;
 	err = -errno;
 	close(fd);
@@ -60,6 +64,11 @@ static int listen_on(const struct addrinfo *ai, bool dual)
 static bool add(struct listeners *l, int fd, const char *address,
 		const char *port, char *why, size_t why_size)
 {
+	if (l->trial && fd == -EADDRINUSE) {
+		log_msg(LOG_WARNING, "%s%sport %s: in use, by the server that runs or by another",
+			address ? address : "", address ? " " : "", port);
+		return true;
+	}
 	if (fd < 0) {
 		snprintf(why, why_size, "%s%sport %s: %s%s",
 			 address ? address : "", address ? " " : "", port,
@@ -85,14 +94,14 @@ static bool every_address(struct listeners *l, const char *port,
 	int fd = -EAFNOSUPPORT;
 
 	if (!getaddrinfo(NULL, port, &want, &ai)) {
-		fd = listen_on(ai, true);
+		fd = listen_on(ai, true, l->trial);
 		freeaddrinfo(ai);
 	}
 	/* A kernel without IPv6. */
 	if (fd == -EAFNOSUPPORT || fd == -EADDRNOTAVAIL) {
 		want.ai_family = AF_INET;
 		if (!getaddrinfo(NULL, port, &want, &ai)) {
-			fd = listen_on(ai, false);
+			fd = listen_on(ai, false, l->trial);
 			freeaddrinfo(ai);
 		}
 	}
@@ -123,7 +132,8 @@ static bool one_address(struct listeners *l, const char *address,
 			ok = false;
 			break;
 		}
-		ok = add(l, listen_on(ai, false), address, port, why, why_size);
+		ok = add(l, listen_on(ai, false, l->trial), address, port, why,
+			 why_size);
 	}
 	freeaddrinfo(list);
 	return ok;
@@ -173,6 +183,24 @@ static bool is_served(const struct sockaddr_un *name)
 	return served;
 }
 
+/* A socket of this name. One that is there is a server's, or left by one. */
+static bool may_be_made(const char *path, char *why, size_t why_size)
+{
+	const char *slash = strrchr(path, '/');
+	char *folder = strndup(path, slash == path ? 1 : (size_t)(slash - path));
+	int err = folder ? become_try(folder) : ENOMEM;
+	struct stat st;
+
+	if (!err && !lstat(path, &st) && !S_ISSOCK(st.st_mode))
+		err = EEXIST;
+	free(folder);
+	if (err)
+		snprintf(why, why_size, "unix socket %s: %s%s", path,
+			 strerror(err), err == ENOENT ? "; make its folder first" :
+			 err == EEXIST ? "; it is no socket: name another" : "");
+	return !err;
+}
+
 bool listen_unix(struct listeners *l, const char *path,
 		 char *why, size_t why_size)
 {
@@ -191,6 +219,8 @@ bool listen_unix(struct listeners *l, const char *path,
 		goto fail;
 	}
 	strcpy(name.sun_path, path);
+	if (l->trial)
+		return may_be_made(path, why, why_size);
 	if (!lstat(path, &st) && S_ISSOCK(st.st_mode) && !is_served(&name))
 		unlink(path);
 	fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -234,12 +264,21 @@ static void name_inherited(int fd, char *buf, size_t size)
 	snprintf(buf, size, "%s port %s (inherited)", host, port);
 }
 
+bool listen_inherits(void)
+{
+	const char *pid = getenv("LISTEN_PID");
+
+	/* Others are for a parent of ours. */
+	return pid && getenv("LISTEN_FDS") &&
+	       strtol(pid, NULL, 10) == (long)getpid();
+}
+
 bool listen_inherited(struct listeners *l, char *why, size_t why_size)
 {
-	const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
+	const char *fds = getenv("LISTEN_FDS");
 	long n = fds ? strtol(fds, NULL, 10) : 0, i;
 
-	if (!pid || !fds || strtol(pid, NULL, 10) != (long)getpid())
+	if (!listen_inherits())
 		return true;
 	unsetenv("LISTEN_PID");
 	unsetenv("LISTEN_FDS");

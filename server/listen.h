@@ -19,6 +19,7 @@ struct listeners {
 	dev_t dev[LISTEN_MAX];		/* that one's file */
 	ino_t ino[LISTEN_MAX];
 	unsigned int n;
+	bool trial;	/* only try it: nobody can connect, a used port will do */
 };
 
 /*
@@ -41,6 +42,9 @@ bool listen_unix(struct listeners *l, const char *path,
  * then must listen. None: true, and @l unchanged.
  */
 bool listen_inherited(struct listeners *l, char *why, size_t why_size);
+
+/* Are there such sockets? */
+bool listen_inherits(void);
 
 /*
  * Standard input as a connection, as inetd and nbd_connect_command(3) give it:

@@ -27,6 +27,7 @@
 #include "args.h"
 #include "background.h"
 #include "become.h"
+#include "check.h"
 #include "config.h"
 #include "control.h"
 #include "engine.h"
@@ -256,53 +257,6 @@ static bool open_control(struct server *s)
 			   &s->config.control : &s->config.metrics_port, why);
 }
 
-/* --check: everything that can be told without becoming the server. */
-static bool check_only(struct server *s)
-{
-	const struct export_settings *e, *other;
-	unsigned int n = 0, wrong = 0;
-	struct stat a, b;
-	char why[WHY];
-
-	if (!config_load(&s->config, s->args.config, why, sizeof(why)))
-		return complain(why);
-	for (e = s->config.exports; e; e = e->next, n++) {
-		bool ok = export_check(e, why, sizeof(why));
-
-		for (other = s->config.exports; ok && other != e;
-		     other = other->next) {
-			bool shared = (e->read_only || e->overlay) &&
-				      (other->read_only || other->overlay);
-
-			if (!strcmp(other->name, e->name))
-				snprintf(why, sizeof(why), "export \"%s\": defined twice; give one of them another name",
-					 e->name);
-			else if (!shared && !stat(e->path, &a) &&
-				 !stat(other->path, &b) &&
-				 a.st_dev == b.st_dev && a.st_ino == b.st_ino)
-				snprintf(why, sizeof(why), "%s: is export \"%s\" (%s) too; two exports can share a file if both are read-only or have an overlay",
-					 e->path, other->name, other->where);
-			else
-				continue;
-			export_settings_place(e, NULL, why, sizeof(why));
-			ok = false;
-		}
-		if (!ok) {
-			complain(why);
-			wrong++;
-		}
-	}
-	if (!n)
-		log_msg(LOG_ERR, "%s: no export in it; add a section: [root] and exportname = /srv/root.img",
-			s->args.config);
-	wrong += become_check(&s->config);
-	if (!n || wrong)
-		return false;
-	printf("%s: %u export%s, nothing wrong\n", s->args.config, n,
-	       n == 1 ? "" : "s");
-	return true;
-}
-
 /*
  * The background leaves this directory, and the name is looked up again for
  * each station: the image may be replaced. No link in it is followed here, for
@@ -380,6 +334,38 @@ static bool set_up(struct server *s)
 
 /* -- life --------------------------------------------------------------- */
 
+/* The keys of [generic] that say something else by now and need a restart. */
+static void what_waits(const struct server *s, const struct config *new,
+		       char *buf, size_t size)
+{
+	const struct config *c = &s->config;
+	const bool ours = !s->args.port;	/* else the command line says it */
+	const struct {
+		const char *key;
+		const char *a, *b;
+		bool other;
+	} key[] = {
+		{ "listenaddr", ours ? c->address : NULL, ours ? new->address : NULL, false },
+		{ "port", ours ? c->port : NULL, ours ? new->port : NULL, false },
+		{ "unixsock", c->unix_socket, new->unix_socket, false },
+		{ "duallisten", NULL, NULL, c->dual_listen != new->dual_listen },
+		{ "user", c->user, new->user, false },
+		{ "group", c->group, new->group, false },
+		{ "controlsock", c->control, new->control, false },
+		{ "metricsport", c->metrics_port, new->metrics_port, false },
+		{ "max_threads", NULL, NULL, c->workers != new->workers },
+		{ "realtime", NULL, NULL, c->realtime != new->realtime },
+	};
+	size_t i, n = 0;
+
+	*buf = '\0';
+	for (i = 0; i < sizeof(key) / sizeof(key[0]); i++)
+		if (key[i].other ||
+		    strcmp(key[i].a ? key[i].a : "", key[i].b ? key[i].b : ""))
+			n += (size_t)snprintf(buf + n, size - n, "%s%s",
+					      n ? ", " : "", key[i].key);
+}
+
 /*
  * The configuration once more: its exports come, change and go; the rest of it
  * holds until a restart. On failure all stays as it is. @why gets the reason,
@@ -389,7 +375,7 @@ static bool reload_now(struct server *s, char *why, size_t why_size)
 {
 	struct export_settings *list;
 	struct config new;
-	char did[200];
+	char did[200], waits[200];
 	bool ok;
 
 	if (!s->config_path) {
@@ -410,7 +396,10 @@ static bool reload_now(struct server *s, char *why, size_t why_size)
 		translog_reopen();
 		s->exports.may_list = new.allow_list;
 		s->exports.max_per_address = new.max_per_address;
-		snprintf(why, why_size, "exports: %s", did);
+		what_waits(s, &new, waits, sizeof(waits));
+		snprintf(why, why_size, "exports: %s%s%s", did,
+			 *waits ? "; changed, but only after a restart: " : "",
+			 waits);
 	}
 	config_free(&new);
 	return ok;
@@ -554,9 +543,7 @@ int main(int argc, char **argv)
 	}
 	log_debug(s.args.debug);
 	if (s.args.check) {
-		status = !check_only(&s);
-		config_free(&s.config);
-		return status;
+		return check(s.args.config) ? 0 : 1;
 	}
 	(void)hold_signals(&s, false);
 	signal(SIGPIPE, SIG_IGN);
@@ -572,7 +559,7 @@ int main(int argc, char **argv)
 #endif
 	raise_file_limit();
 	/* Who hands a connection or sockets over waits for this process. */
-	if (from_stdin(&s) || getenv("LISTEN_PID"))
+	if (from_stdin(&s) || listen_inherits())
 		s.args.foreground = true;
 	/* inetd: what is said there would go to the client. */
 	if (from_stdin(&s) && same_file(STDIN_FILENO, STDERR_FILENO)) {

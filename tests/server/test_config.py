@@ -285,12 +285,20 @@ def test_command_line_besides(make_server, image, tmp_path):
     check_serves(server, b"lab")
 
 
-def test_readonly_on_the_command_line_holds_for_all(make_server, image, tmp_path):
-    server = make_server(options=["-r"], config=f"[generic]\nport={{port}}\nlistenaddr=127.0.0.1\n"
-                                                f"[a]\nexportname={image}\nreadonly = false\n")
+def test_readonly_on_the_command_line_holds_for_all(make_server, image, content, tmp_path):
+    """No image is written. What stations write into overlays is none of it."""
+    server = make_server(options=["-r"], config=f"[generic]\nport={{port}}\nlistenaddr=127.0.0.1\nstatedir={tmp_path}/state\n"
+                                                f"[a]\nexportname={image}\nreadonly = false\n"
+                                                f"[lab]\nexportname={image}\noverlay = keep\n")
     with Raw(server) as c:
         c.go(b"a")
         assert c.flags & wire.NBD_FLAG_READ_ONLY
+    with Raw(server) as c:
+        c.go(b"lab/pc1")
+        assert not c.flags & wire.NBD_FLAG_READ_ONLY
+        assert c.write(0, b"w" * 4096) == 0 and c.flush() == 0
+    server.stop()
+    assert image.read_bytes() == content
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")

@@ -71,6 +71,18 @@ def test_background(image, tmp_path):
         server.end()
 
 
+def test_background_is_not_kept_by_sockets_of_another(image, tmp_path, monkeypatch):
+    """What systemd said to the shell that it is started from is not for it."""
+    monkeypatch.setenv("LISTEN_PID", str(os.getpid()))
+    monkeypatch.setenv("LISTEN_FDS", "1")
+    server = Background(tmp_path, image)
+    try:
+        assert server.status == 0, server.err
+        check_serves(server)
+    finally:
+        server.end()
+
+
 @pytest.mark.parametrize("name", ["image", "./image", "folder/image"])
 def test_background_finds_what_replaces_the_image(image, tmp_path, name):
     """Named from the directory that the server was started in, and has left; a
@@ -194,6 +206,7 @@ def test_help_and_version():
     for option, word in (("-h", "Examples:"), ("-V", "nbd-server (nbdroot)")):
         done = subprocess.run([binary(), option], stdout=subprocess.PIPE, text=True, timeout=granted(10))
         assert done.returncode == 0 and word in done.stdout
+        assert option != "-h" or all(verb in done.stdout for verb in ("status", "top", "reload", "drain", "overlays"))
 
 
 def test_options_after_the_words(image, make_server):
@@ -459,7 +472,7 @@ def test_stop_waits_for_the_disk(make_server, image, slow_disk):
         slow_disk.open()
         assert c.reply() == (0, 5) and c.closed()
         # It may have come too late to be begun.
-        (flags, kind, cookie, _), end = other.chunk(), other.closed()
+        (_, kind, cookie, _), end = other.chunk(), other.closed()
         assert cookie == 6 and kind in (wire.NBD_REPLY_TYPE_NONE, wire.NBD_REPLY_TYPE_ERROR) and end
     assert server.process.wait(granted(20)) == 0
     assert "does not take its answers" not in server.log() and server.log().rstrip().endswith("stopped")

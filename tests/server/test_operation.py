@@ -275,6 +275,32 @@ def test_control_slots_cannot_be_held(lab, image, tmp_path):
     urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=granted(20)).close()
 
 
+def test_watchers_leave_room_to_ask(lab, image, tmp_path):
+    """However many look at top, who stay; one too many is told so."""
+    server = lab(f"[lab]\nexportname = {image}\n")
+    tops, held = [], []
+    for _ in range(16):
+        s = socket.socket(socket.AF_UNIX)
+        s.settimeout(granted(20))
+        s.connect(f"{tmp_path}/sock")
+        s.sendall(b"top\n")
+        if b"as many look at top as may" in s.recv(64):
+            s.close()
+        else:
+            tops.append(s)
+    assert len(tops) == 8
+    ask("status", server.sock)
+    # And if all places are taken (until they have been silent for some seconds).
+    for _ in range(8):
+        held.append(socket.socket(socket.AF_UNIX))
+        held[-1].connect(f"{tmp_path}/sock")
+    full = subprocess.run([binary(), "status", server.sock], text=True, timeout=granted(30), check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert full.returncode == 0 or "too many ask at once" in full.stdout and not full.stderr
+    for s in (*tops, *held):
+        s.close()
+
+
 def processor_seconds(server):
     words = open(f"/proc/{server.pid}/stat").read().rsplit(")", 1)[1].split()
     return (int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK")
@@ -363,6 +389,21 @@ def test_reload_of_something_wrong(lab, image, text, says):
     check_serves(server, b"lab")
     with pytest.raises(Refused, match='no export "b"'):
         Station(server, "b", boot=None)
+
+
+def test_reload_says_what_waits_for_a_restart(lab, image, tmp_path):
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    whole = server.config_path.read_text()
+    assert json.loads(ask("reload", server.sock))["text"] == "exports: 0 added, 0 changed, 0 removed, 1 as before"
+    server.config_path.write_text(whole.replace(f"port = {server.port}", "port = 1").replace(
+        "allowlist = true", f"metricsport = 2\nunixsock = {tmp_path}/unix\nmax_threads = 3"))
+    said = json.loads(ask("reload", server.sock))["text"]
+    assert said.endswith("1 as before; changed, but only after a restart: port, unixsock, metricsport, max_threads")
+    # Not only once.
+    assert json.loads(ask("reload", server.sock))["text"] == said
+    server.config_path.write_text(whole)
+    assert "restart" not in ask("reload", server.sock)
+    check_serves(server, b"lab")
 
 
 @pytest.mark.parametrize("keys", ["", "readonly = true", "filesize = 2m", "overlay = keep", "identity = other"])
@@ -495,6 +536,50 @@ def test_check(lab, image, tmp_path):
     assert "--check is for a configuration file" in ask("--check", status=1)
     assert '"--chekc" is not an option' in ask("--chekc", status=1)
     assert ask("--version").startswith("nbd-server (nbdroot)") and "Examples:" in ask("--help")
+
+
+@pytest.mark.parametrize("generic,says", [
+    ("listenaddr = not an address", 'listen address "not": '),
+    ("listenaddr = 127.0.0.1, 192.0.2.77", "192.0.2.77 port PORT: Cannot assign requested address"),
+    ("unixsock = /nonexistent/sock", "unixsock: unix socket /nonexistent/sock: No such file or directory; make its folder first"),
+    ("unixsock = IMAGE", "it is no socket"),
+    ("unixsock = /proc/sock", "unixsock: unix socket /proc/sock: "),
+    ("unixsock = TMP/s\nlistenaddr = not-looked-at", ""),
+    (f"unixsock = /{'x' * 120}", "a name of 1 to 107 bytes"),
+    ("controlsock = /nonexistent/sock", "controlsock: unix socket /nonexistent/sock: No such file"),
+    ("controlsock = IMAGE/sock", "controlsock: unix socket IMAGE/sock: Not a directory"),
+    ("unixsock = TMP/s\ncontrolsock = TMP/s", "are the same"),
+    ("metricsport = PORT", "port and metricsport are the same"),
+    ("metricsport = PORT\nlistenaddr = 127.0.0.2", ""),
+    ("user = nobody-of-this-name", "no such user"),
+    ("unixsock = TMP/s\ncontrolsock = TMP/c\nmetricsport = OTHER\nlistenaddr = localhost", ""),
+])
+def test_check_of_sockets(image, tmp_path, generic, says):
+    """What the server cannot have is found without serving, and nothing of it is made."""
+    port, other = str(free_port()), str(free_port())
+
+    def put(text):
+        return (text.replace("PORT", port).replace("OTHER", other).replace("IMAGE", str(image))
+                .replace("TMP", str(tmp_path)))
+
+    config = tmp_path / "config"
+    config.write_text(put(f"[generic]\nport = PORT\nstatedir = TMP/state\n{generic}\n"
+                          "[a]\nexportname = IMAGE\nreadonly = true\n"))
+    before = sorted(tmp_path.iterdir())
+    said = ask("--check", "-C", config, status=1 if says else 0)
+    assert put(says) in said and sorted(tmp_path.iterdir()) == before
+    if says:
+        done = subprocess.run([binary(), "-n", "-C", config], stderr=subprocess.PIPE, text=True, check=False,
+                              timeout=granted(30))
+        assert done.returncode == 1, done.stderr
+
+
+def test_check_beside_a_port_that_is_in_use(lab, image):
+    server = lab(f"[lab]\nexportname = {image}\n")
+    done = subprocess.run([binary(), "--check", "-C", server.config_path], text=True, timeout=granted(30), check=False,
+                          stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert done.returncode == 0 and f"127.0.0.1 port {server.port}: in use, by the server that runs" in done.stderr
+    check_serves(server, b"lab")
 
 
 def test_configuration_with_a_byte_order_mark(lab, image):
