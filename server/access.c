@@ -161,9 +161,10 @@ static int scan(const char *path, const struct sockaddr *peer,
 			found = -1;
 			continue;
 		}
-		match = access_match(p, peer);
+		match = strcmp(p, "unix") ? access_match(p, peer) :
+			peer->sa_family == AF_UNIX;
 		if (match < 0) {
-			snprintf(why, why_size, "%s:%d: \"%s\" is not an address; write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64",
+			snprintf(why, why_size, "%s:%d: \"%s\" is not an address; write 192.0.2.7, 192.0.2.0/24, 2001:db8::/64, or unix",
 				 path, n, log_quote(quoted, sizeof(quoted), p,
 						    strlen(p)));
 			found = -1;

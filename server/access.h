@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0 */
 /*
  * access.h - which addresses may use an export: the `authfile` of a
- * configuration, one address or ADDRESS/BITS a line, # begins a comment. The
- * word "readonly" may follow.
+ * configuration, one address or ADDRESS/BITS a line, or "unix" for those who come
+ * by a Unix socket; # begins a comment. The word "readonly" may follow.
  */
 #ifndef SERVER_ACCESS_H
 #define SERVER_ACCESS_H

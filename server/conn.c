@@ -220,7 +220,7 @@ void conn_end(struct conn *c, int priority, const char *fmt, ...)
 	c->phase = CONN_CLOSED;
 	loop_forget(c->loop, c);
 	/* Whoever sees it close may count on not being counted any more. */
-	status_leave(&c->status);
+	status_leave(&c->status, c->done);
 	limits_leave(peer, c->negotiated);
 	if (!c->jobs)
 		give_place_back(c);

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * status.c - the list of connections in use, and the reports made of it. The
+ * status.c - the list of connections, and the reports made of it for programs. The
  * list's lock is taken when a connection begins and ends, and by whoever asks
  * for a report; requests never see it.
  */
 #define _GNU_SOURCE
-#include "status.h"
+#include "status-seen.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -30,25 +30,20 @@ static unsigned int listed, in_use;
 static struct status_counts ended;
 static uint64_t ended_n;
 
-static uint64_t get(const _Atomic uint64_t *n)
-{
-	return atomic_load_explicit(n, memory_order_relaxed);
-}
-
 static void add_counts(struct status_counts *to, const struct status_counts *c)
 {
-	status_count(&to->reads, get(&c->reads));
-	status_count(&to->writes, get(&c->writes));
-	status_count(&to->others, get(&c->others));
-	status_count(&to->read_bytes, get(&c->read_bytes));
-	status_count(&to->written_bytes, get(&c->written_bytes));
-	status_count(&to->errors, get(&c->errors));
-	status_count(&to->waited, get(&c->waited));
-	status_count(&to->waited_us, get(&c->waited_us));
-	status_count(&to->answered, get(&c->answered));
-	status_count(&to->answered_ns, get(&c->answered_ns));
-	if (get(&c->longest_us) > get(&to->longest_us))
-		atomic_store(&to->longest_us, get(&c->longest_us));
+	status_count(&to->reads, status_get(&c->reads));
+	status_count(&to->writes, status_get(&c->writes));
+	status_count(&to->others, status_get(&c->others));
+	status_count(&to->read_bytes, status_get(&c->read_bytes));
+	status_count(&to->written_bytes, status_get(&c->written_bytes));
+	status_count(&to->errors, status_get(&c->errors));
+	status_count(&to->waited, status_get(&c->waited));
+	status_count(&to->waited_us, status_get(&c->waited_us));
+	status_count(&to->answered, status_get(&c->answered));
+	status_count(&to->answered_ns, status_get(&c->answered_ns));
+	if (status_get(&c->longest_us) > status_get(&to->longest_us))
+		atomic_store(&to->longest_us, status_get(&c->longest_us));
 }
 
 void status_enter(struct status_conn *c, const char *peer)
@@ -77,10 +72,29 @@ void status_use(struct status_conn *c, const char *export_name,
 	c->read_only = read_only;
 	in_use++;
 	pthread_mutex_unlock(&lock);
+	away_remove(export_name, opened->station);
 }
 
-void status_leave(struct status_conn *c)
+static void remember(const struct status_conn *c, bool done)
 {
+	struct away a = {
+		.export_name = c->export_name,
+		.since = time(NULL),
+		.overlay_bytes = store_overlay_used(c->store),
+		.done = done,
+	};
+
+	strcpy(a.station, c->opened->station);
+	strcpy(a.image, c->opened->image);
+	snprintf(a.peer, sizeof(a.peer), "%s", c->peer);
+	away_add(&a);
+}
+
+void status_leave(struct status_conn *c, bool done)
+{
+	/* Before it is off the list: it is never in neither. */
+	if (c->prev && c->opened && store_is_overlay(c->store))
+		remember(c, done);
 	pthread_mutex_lock(&lock);
 	if (!c->prev) {
 		pthread_mutex_unlock(&lock);
@@ -102,20 +116,6 @@ void status_leave(struct status_conn *c)
 }
 
 /* -- a look at all of them ------------------------------------------------------- */
-
-/* A connection at one moment, to be told of without the lock. */
-struct status_seen {
-	uint64_t id;
-	int64_t since;
-	struct status_counts counts;
-	const char *export_name;	/* exports stay until the server ends */
-	const char *state;
-	char station[NBD_SESSION_WORD], image[NBD_SESSION_WORD], peer[64];
-	const struct store *store;	/* to be compared: it may be gone */
-	bool used, read_only, overlay;
-	uint64_t overlay_bytes;
-	double read_rate, write_rate, request_rate;	/* for status_top() */
-};
 
 static uint32_t coarse_ms(void)
 {
@@ -167,11 +167,8 @@ static void look_at(struct status_seen *s, const struct status_conn *c,
 		s->overlay_bytes = store_overlay_used(c->store);
 }
 
-/*
- * All of the list, and in *@n how many; NULL without memory. A connection that
- * begins or ends waits no longer than it takes to copy them.
- */
-static struct status_seen *look(unsigned int *n)
+/* A connection that begins or ends waits no longer than it takes to copy them. */
+struct status_seen *status_look(unsigned int *n)
 {
 	const uint32_t now = coarse_ms();
 	struct status_seen *seen;
@@ -200,26 +197,51 @@ static struct status_seen *look(unsigned int *n)
 	return seen;
 }
 
-static uint64_t mean_us(const struct status_counts *c)
+static int by_station(const void *pa, const void *pb)
 {
-	uint64_t n = get(&c->waited);
+	const struct status_seen *const *a = pa, *const *b = pb;
+	int r = strcmp((*a)->station, (*b)->station);
 
-	return n ? get(&c->waited_us) / n : 0;
+	return r ? r : strcmp((*a)->export_name, (*b)->export_name);
 }
 
-static double answer_us(const struct status_counts *c)
+struct away *status_away(const struct status_seen *seen, unsigned int n,
+			 unsigned int *n_away)
 {
-	uint64_t n = get(&c->answered);
+	const struct status_seen **used = malloc((n + 1) * sizeof(*used));
+	struct status_seen *key = calloc(1, sizeof(*key));
+	const struct status_seen *const wanted = key;
+	struct away *all = away_all(n_away);
+	unsigned int i, n_used = 0, kept = 0;
 
-	return n ? (double)get(&c->answered_ns) / (double)n / 1000 : 0;
+	for (i = 0; used && i < n; i++)
+		if (seen[i].used)
+			used[n_used++] = &seen[i];
+	if (!used || !key || !all) {
+		free(all);
+		all = NULL;
+		*n_away = 0;
+	} else {
+		qsort(used, n_used, sizeof(*used), by_station);
+	}
+	for (i = 0; i < *n_away; i++) {
+		strcpy(key->station, all[i].station);
+		key->export_name = all[i].export_name;
+		if (!bsearch(&wanted, used, n_used, sizeof(*used), by_station))
+			all[kept++] = all[i];
+	}
+	*n_away = kept;
+	free(used);
+	free(key);
+	return all;
 }
 
-static uint64_t all_requests(const struct status_counts *c)
+const char *status_away_state(const struct away *a)
 {
-	return get(&c->reads) + get(&c->writes) + get(&c->others);
+	return a->done ? "left" : "away";
 }
 
-static const char *overlay_name(enum overlay_kind kind)
+const char *status_overlay_name(enum overlay_kind kind)
 {
 	switch (kind) {
 	case OVERLAY_KEEP:
@@ -251,10 +273,10 @@ static void json_counts(struct text *t, const struct status_counts *c)
 		 ",\"disk_requests\":%" PRIu64 ",\"disk_latency_us\":%" PRIu64
 		 ",\"disk_latency_max_us\":%" PRIu64
 		 ",\"answers_timed\":%" PRIu64 ",\"answer_latency_us\":%.1f",
-		 get(&c->reads), get(&c->writes), get(&c->others),
-		 get(&c->read_bytes), get(&c->written_bytes), get(&c->errors),
-		 get(&c->waited), mean_us(c), get(&c->longest_us),
-		 get(&c->answered), answer_us(c));
+		 status_get(&c->reads), status_get(&c->writes), status_get(&c->others),
+		 status_get(&c->read_bytes), status_get(&c->written_bytes), status_get(&c->errors),
+		 status_get(&c->waited), status_disk_us(c), status_get(&c->longest_us),
+		 status_get(&c->answered), status_answer_us(c));
 }
 
 static void json_export(struct text *t, struct export *e)
@@ -267,12 +289,24 @@ static void json_export(struct text *t, struct export *e)
 	json_field(t, "file", s->path);
 	json_field(t, "image", i ? i->id : NULL);
 	json_field(t, "image_file", i ? i->path : NULL);
-	json_field(t, "overlay", overlay_name(s->overlay));
+	json_field(t, "overlay", status_overlay_name(s->overlay));
 	text_add(t, "\"size\":%llu,\"read_only\":%s,\"connections\":%u}",
 		 (unsigned long long)export_size(e),
 		 s->read_only ? "true" : "false",
 		 atomic_load(&e->counts->connections));
 	image_put(i);
+}
+
+static void json_away(struct text *t, const struct away *a)
+{
+	text_add(t, "{");
+	json_field(t, "export", a->export_name);
+	json_field(t, "station", a->station);
+	json_field(t, "address", a->peer);
+	json_field(t, "state", status_away_state(a));
+	json_field(t, "image", a->image);
+	text_add(t, "\"since\":%" PRId64 ",\"overlay_bytes\":%" PRIu64 "}",
+		 a->since, a->overlay_bytes);
 }
 
 static void json_conn(struct text *t, const struct status_seen *c)
@@ -316,8 +350,9 @@ static void json_conns(struct text *t, const struct status_seen *seen,
 void status_json(struct text *t, struct exports *x)
 {
 	struct status_seen *seen;
+	unsigned int n, n_away, i;
+	struct away *away;
 	struct export *e;
-	unsigned int n;
 
 	text_add(t, "{");
 	json_field(t, "version", VERSION);
@@ -328,8 +363,10 @@ void status_json(struct text *t, struct exports *x)
 		if (e)
 			text_add(t, ",");
 	}
-	seen = look(&n);
-	if (!seen) {
+	seen = status_look(&n);
+	away = seen ? status_away(seen, n, &n_away) : NULL;
+	if (!away) {
+		free(seen);
 		text_free(t);
 		t->failed = true;
 		return;
@@ -338,200 +375,14 @@ void status_json(struct text *t, struct exports *x)
 	json_conns(t, seen, n, true);
 	text_add(t, "],\"negotiating\":[");
 	json_conns(t, seen, n, false);
+	text_add(t, "],\"away\":[");
+	for (i = 0; i < n_away; i++) {
+		text_add(t, "%s", i ? "," : "");
+		json_away(t, &away[i]);
+	}
 	text_add(t, "]}\n");
+	free(away);
 	free(seen);
-}
-
-/* -- tables --------------------------------------------------------------------- */
-
-/* "1.2M": four characters at most. */
-static const char *short_bytes(char *buf, size_t size, double n)
-{
-	static const char unit[] = "BKMGTPE";
-	int u = 0;
-
-	while (n >= 999.5 && unit[u + 1]) {
-		n /= 1024;
-		u++;
-	}
-	if (u && n < 9.95)
-		snprintf(buf, size, "%.1f%c", n, unit[u]);
-	else
-		snprintf(buf, size, "%.0f%c", n, unit[u]);
-	return buf;
-}
-
-static const char *how_long(char *buf, size_t size, int64_t since)
-{
-	long s = (long)(time(NULL) - since);
-
-	if (s < 0)
-		s = 0;
-	if (s < 100)
-		snprintf(buf, size, "%lds", s);
-	else if (s < 6000)
-		snprintf(buf, size, "%ldm", s / 60);
-	else if (s < 360000)
-		snprintf(buf, size, "%ldh", s / 3600);
-	else
-		snprintf(buf, size, "%ldd", s / 86400);
-	return buf;
-}
-
-static void export_column(struct text *t, const char *name, size_t width)
-{
-	text_column(t, *name ? name : "(default)", width);
-}
-
-/* So many that negotiate are shown; the sum speaks for the rest. */
-#define TABLE_NEGOTIATING	10U
-
-static void table_stations(struct text *t)
-{
-	unsigned int n, i, negotiating = 0;
-	struct status_seen *seen = look(&n);
-	char r[16], w[16], o[16], age[32];
-
-	if (!seen)
-		return;
-	text_add(t, "\n%-16s %-16s %-22s %-11s %5s %6s %6s %8s %7s %8s %6s %s\n",
-		 "STATION", "EXPORT", "ADDRESS", "STATE", "SINCE", "READ", "WRIT.",
-		 "REQUESTS", "MEM. us", "DISK us", "OVERL.", "IMAGE");
-	for (i = 0; i < n; i++) {
-		const struct status_seen *c = &seen[i];
-
-		how_long(age, sizeof(age), c->since);
-		if (!c->used) {
-			if (negotiating++ < TABLE_NEGOTIATING)
-				text_add(t, "%-16s %-16s %-22s %-11s %5s\n", "-",
-					 "-", c->peer, c->state, age);
-			continue;
-		}
-		text_add(t, "%-16s ", c->station);
-		export_column(t, c->export_name, 16);
-		text_add(t, "%-22s %-11s %5s %6s %6s %8" PRIu64 " %7.1f %8" PRIu64 " %6s %s\n",
-			 c->peer, c->state, age,
-			 short_bytes(r, sizeof(r), (double)get(&c->counts.read_bytes)),
-			 short_bytes(w, sizeof(w), (double)get(&c->counts.written_bytes)),
-			 all_requests(&c->counts), answer_us(&c->counts),
-			 mean_us(&c->counts), c->overlay ?
-			 short_bytes(o, sizeof(o), (double)c->overlay_bytes) : "-",
-			 c->image);
-	}
-	if (negotiating > TABLE_NEGOTIATING)
-		text_add(t, "... and %u more negotiating\n",
-			 negotiating - TABLE_NEGOTIATING);
-	free(seen);
-}
-
-void status_table(struct text *t, struct exports *x)
-{
-	struct export *e;
-	char r[16];
-
-	text_add(t, "%-20s %6s %5s %-7s %-26s %s\n", "EXPORT", "SIZE", "CONNS",
-		 "OVERLAY", "IMAGE", "FILE");
-	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {
-		struct image *i = export_image(e);
-
-		export_column(t, e->info.name, 20);
-		text_add(t, "%6s %5u %-7s %-26s ",
-			 short_bytes(r, sizeof(r), (double)export_size(e)),
-			 atomic_load(&e->counts->connections),
-			 overlay_name(e->settings->overlay), i ? i->id : "-");
-		text_column(t, e->settings->path, 0);
-		text_add(t, "%s\n", e->settings->read_only ? "(read-only)" : "");
-		image_put(i);
-	}
-	table_stations(t);
-}
-
-static int busiest_first(const void *pa, const void *pb)
-{
-	const struct status_seen *a = pa, *b = pb;
-	double x = a->read_rate + a->write_rate, y = b->read_rate + b->write_rate;
-
-	return x > y ? -1 : x < y ? 1 : a->id < b->id ? -1 : 1;
-}
-
-static int by_id(const void *pa, const void *pb)
-{
-	const struct status_seen *a = pa, *b = pb;
-
-	return a->id < b->id ? -1 : a->id > b->id;
-}
-
-static double rate(const _Atomic uint64_t *now, const _Atomic uint64_t *before,
-		   double span)
-{
-	return span > 0 ? (double)(get(now) - (before ? get(before) : 0)) / span : 0;
-}
-
-/* Most of a terminal; the sum speaks for the rest. */
-#define TOP_LINES	20U
-
-void status_top(struct text *t, struct exports *x, struct status_top *top)
-{
-	double read_rate = 0, write_rate = 0, requests = 0, span, now;
-	char r[16], w[16];
-	struct status_seen *seen;
-	struct timespec ts;
-	unsigned int all, n = 0, i;
-
-	(void)x;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	now = (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-	span = top->at > 0 && now > top->at ? now - top->at : 0;
-	seen = look(&all);
-	if (!seen)
-		return;
-	for (i = 0; i < all; i++) {
-		struct status_seen *s = &seen[n], *old;
-
-		if (!seen[i].used)
-			continue;
-		if (n++ != i)
-			*s = seen[i];
-		old = top->n ? bsearch(s, top->seen, top->n, sizeof(*s), by_id) :
-		      NULL;
-		s->read_rate = rate(&s->counts.read_bytes,
-				    old ? &old->counts.read_bytes : NULL, span);
-		s->write_rate = rate(&s->counts.written_bytes,
-				     old ? &old->counts.written_bytes : NULL, span);
-		if (span > 0)
-			s->request_rate = (double)(all_requests(&s->counts) -
-				(old ? all_requests(&old->counts) : 0)) / span;
-		read_rate += s->read_rate;
-		write_rate += s->write_rate;
-		requests += s->request_rate;
-	}
-	text_add(t, "%u connections: reading %s/s, writing %s/s, %.0f requests/s\n\n",
-		 n, short_bytes(r, sizeof(r), read_rate),
-		 short_bytes(w, sizeof(w), write_rate), requests);
-	text_add(t, "%-20s %-16s %-22s %7s %7s %8s\n", "STATION", "EXPORT",
-		 "ADDRESS", "READ/s", "WRIT./s", "REQ./s");
-	qsort(seen, n, sizeof(*seen), busiest_first);
-	for (i = 0; i < n && i < TOP_LINES; i++) {
-		text_add(t, "%-20s ", seen[i].station);
-		export_column(t, seen[i].export_name, 16);
-		text_add(t, "%-22s %7s %7s %8.0f\n", seen[i].peer,
-			 short_bytes(r, sizeof(r), seen[i].read_rate),
-			 short_bytes(w, sizeof(w), seen[i].write_rate),
-			 seen[i].request_rate);
-	}
-	if (n > TOP_LINES)
-		text_add(t, "... and %u more\n", n - TOP_LINES);
-	qsort(seen, n, sizeof(*seen), by_id);
-	free(top->seen);
-	top->seen = seen;
-	top->n = n;
-	top->at = now;
-}
-
-void status_top_free(struct status_top *top)
-{
-	free(top->seen);
-	memset(top, 0, sizeof(*top));
 }
 
 /* -- Prometheus ------------------------------------------------------------------- */
@@ -598,26 +449,26 @@ void status_metrics(struct text *t, struct exports *x)
 	metric(t, "connections_total", "counter",
 	       "Connections that chose an export.", n + old);
 	metric(t, "read_requests_total", "counter", "Read requests.",
-	       get(&sum.reads));
+	       status_get(&sum.reads));
 	metric(t, "write_requests_total", "counter", "Write requests.",
-	       get(&sum.writes));
+	       status_get(&sum.writes));
 	metric(t, "other_requests_total", "counter", "Requests of other kinds.",
-	       get(&sum.others));
+	       status_get(&sum.others));
 	metric(t, "read_bytes_total", "counter", "Bytes asked for by reads.",
-	       get(&sum.read_bytes));
+	       status_get(&sum.read_bytes));
 	metric(t, "written_bytes_total", "counter", "Bytes of writes.",
-	       get(&sum.written_bytes));
+	       status_get(&sum.written_bytes));
 	metric(t, "request_errors_total", "counter",
-	       "Requests answered with an error.", get(&sum.errors));
+	       "Requests answered with an error.", status_get(&sum.errors));
 	metric(t, "disk_requests_total", "counter",
-	       "Requests that a worker carried out.", get(&sum.waited));
+	       "Requests that a worker carried out.", status_get(&sum.waited));
 	metric(t, "disk_microseconds_total", "counter",
-	       "Time these took, queueing included.", get(&sum.waited_us));
+	       "Time these took, queueing included.", status_get(&sum.waited_us));
 	metric(t, "timed_batches_total", "counter",
 	       "Batches of requests answered from memory that were timed, one in 8.",
-	       get(&sum.answered));
+	       status_get(&sum.answered));
 	metric(t, "timed_batches_nanoseconds_total", "counter",
-	       "Time these took.", get(&sum.answered_ns));
+	       "Time these took.", status_get(&sum.answered_ns));
 	text_add(t, "# HELP nbdroot_export_connections Connections in use, by export.\n"
 		 "# TYPE nbdroot_export_connections gauge\n");
 	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {
@@ -625,7 +476,7 @@ void status_metrics(struct text *t, struct exports *x)
 		text_label(t, e->info.name);
 		text_add(t, "} %u\n", atomic_load(&e->counts->connections));
 	}
-	seen = look(&n_seen);
+	seen = status_look(&n_seen);
 	if (seen)
 		overlay_metrics(t, seen, n_seen);
 	free(seen);

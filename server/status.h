@@ -58,12 +58,15 @@ struct status_conn {
 	struct status_conn *next, **prev;	/* status.c's */
 };
 
-/* At its beginning, when it has an export, and at its end; any thread. */
+/*
+ * At its beginning, when it has an export, and at its end (@done: the client said
+ * goodbye); its loop.
+ */
 void status_enter(struct status_conn *c, const char *peer);
 void status_use(struct status_conn *c, const char *export_name,
 		const struct export_opened *opened, const struct store *store,
 		bool read_only);
-void status_leave(struct status_conn *c);
+void status_leave(struct status_conn *c, bool done);
 
 /* Its loop: it is in this state now. */
 void status_changed(struct status_conn *c, enum status_state state);

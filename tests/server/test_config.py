@@ -7,6 +7,7 @@ import socket
 import struct
 import subprocess
 
+import nbd
 import pytest
 
 from harness import wire
@@ -223,6 +224,25 @@ def test_authfile_that_goes_closes_the_export(configured, tmp_path):
     check_serves(server, b"a")
 
 
+@pytest.mark.parametrize("rules,tcp,unix", [
+    ("127.0.0.1\n", True, None), ("unix\n", None, True), ("unix readonly\n0.0.0.0/0\n", True, False),
+    ("0.0.0.0/0\n::/0\n", True, None)])
+def test_authfile_and_a_unix_socket(make_server, image, tmp_path, rules, tcp, unix):
+    """True: may write; False: may read; None: may not come in."""
+    (tmp_path / "auth").write_text(rules)
+    server = make_server(config=f"[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\nunixsock = {tmp_path}/nbd\n"
+                                f"duallisten = true\n[a]\nexportname = {image}\nauthfile = {tmp_path}/auth\n")
+    for uri, may in ((f"nbd://127.0.0.1:{server.port}/a", tcp), (f"nbd+unix:///a?socket={tmp_path}/nbd", unix)):
+        h = nbd.NBD()
+        if may is None:
+            with pytest.raises(nbd.Error):
+                h.connect_uri(uri)
+            continue
+        h.connect_uri(uri)
+        assert h.is_read_only() is not may
+        h.shutdown()
+
+
 @pytest.mark.parametrize("asks", ["info", "list", "go"])
 def test_authfile_that_hangs(configured, tmp_path, content, asks):
     """Those who want its export wait. Nobody else does, whatever loop they are of."""
@@ -352,6 +372,10 @@ WRONG = [
     ("[a]\nexportname = IMAGE\nvirtstyle = iphash\n", 3, "this server does not put addresses into names of files"),
     ("[a]\nexportname = IMAGE\nvirtstyle = cidrhash 24\n", 3, "this server does not put addresses into names of files"),
     ("[a]\nvirtstyle = ipliteral\nexportname = IMAGE.%s\n", 3, "does not put addresses into names of files (%s)"),
+    ("[a]\nexportname = IMAGE\nprerun = dd if=x\n", 3, "write the program from the root, no shell looks for it: /usr/bin/logger"),
+    ("[generic]\nmax_threads = 1025\n", 2, 'max_threads = "1025": not a number up to 1024'),
+    ("[a]\nexportname = IMAGE\nmaxconnections = 1000001\n", 3, 'maxconnections = "1000001": not a number up to 1000000'),
+    ("[generic]\nmaxperaddress = 4294967297\n", 2, "not a number up to 1000000"),
     ("[generic]\nport = http\n", 2, 'port = "http": not a port'),
     ("[generic]\nport = 0\n", 2, 'port = "0": not a port'),
     ("port = 1\n", 1, "a key before the first section"),

@@ -105,6 +105,30 @@ def test_states(lab, image):
     nobody_left(server)
 
 
+def test_stations_that_are_away(lab, image):
+    """They have an overlay and no connection: lost, or with a goodbye."""
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\n")
+
+    def away():
+        return {a["station"]: a for a in json.loads(ask("status", server.sock, "--json"))["away"]}
+
+    with Station(server, "lab", "pc7", "b") as a, Station(server, "lab", "pc8", "b") as b:
+        assert a.write(0, b"x" * 4096) == 0 and away() == {}
+        port = a.sock.getsockname()[1]
+        a.reset()
+        b.disconnect()
+        until(lambda: len(away()) == 2)
+        lost, left = away()["pc7"], away()["pc8"]
+        assert lost["state"] == "away" and lost["overlay_bytes"] == 4096 and lost["address"].endswith(f":{port}")
+        assert left["state"] == "left" and left["overlay_bytes"] == 0 and left["image"] == b.image
+        rows = {line.split()[0]: line.split() for line in ask("status", server.sock).splitlines() if line.startswith("pc")}
+        assert rows["pc7"][3] == "away" and rows["pc8"][3] == "left" and rows["pc7"][-1] == a.image
+    with Station(server, "lab", "pc7", "b", generation=1) as c:
+        assert list(away()) == ["pc8"]
+        c.disconnect()
+    until(lambda: away().get("pc7", {}).get("state") == "left")
+
+
 def test_metrics(lab, image, tmp_path):
     port = free_port()
     server = lab(f"[a\"b]\nexportname = {image}\n", f"metricsport = {port}\n")

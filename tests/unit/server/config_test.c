@@ -162,6 +162,11 @@ static void nearest_key(void **state)
 		  "did you mean \"listenaddr\"?" },
 		{ "[generic]\nallow_list = true\n",
 		  "did you mean \"allowlist\"?" },
+		{ "[a]\ntirm = true\n", "did you mean \"trim\"?" },
+		{ "[generic]\nprt = 1\n", "did you mean \"port\"?" },
+		/* Three letters that are others are another word. */
+		{ "[a]\nfoo = true\n", "unknown key \"foo\"; nbd-server(5) lists" },
+		{ "[generic]\nhost = ::\n", "did you mean" },
 		{ "[a]\nsomething else entirely = 1\n", "nbd-server(5) lists" },
 		{ "[a]\n= 1\n", "unknown key \"\"" },
 		{ "[a]\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx = 1\n",

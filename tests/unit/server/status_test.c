@@ -8,6 +8,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "away.h"
 #include "image.h"
 #include "status.h"
 #include "store-overlay.h"
@@ -73,7 +74,7 @@ static void somebody(void)
 		return;
 	busy = true;
 	status_enter(&c, "visitor");
-	status_leave(&c);
+	status_leave(&c, true);
 	busy = false;
 }
 
@@ -130,7 +131,7 @@ static void states(void **state)
 	struct status_conn c = { 0 };
 
 	(void)state;
-	tells(status_json, "\"connections\":[],\"negotiating\":[]}", true);
+	tells(status_json, "\"connections\":[],\"negotiating\":[],\"away\":[]}", true);
 	status_enter(&c, "192.0.2.1:1");
 	tells(status_json, "\"connections\":[],\"negotiating\":[{\"id\":", true);
 	tells(status_json, "\"address\":\"192.0.2.1:1\",\"state\":\"negotiating\"", true);
@@ -158,8 +159,8 @@ static void states(void **state)
 	status_is(&c, STATUS_MEMORY);
 	now += 1000000;
 	tells(status_json, "\"state\":\"no memory\"", true);
-	status_leave(&c);
-	status_leave(&c);
+	status_leave(&c, true);
+	status_leave(&c, true);
 	tells(status_json, "\"connections\":[]", true);
 	tells(status_metrics, "\nnbdroot_connections_total 1\n", true);
 }
@@ -176,7 +177,7 @@ static void times(void **state)
 	status_count(&c.counts.answered_ns, 4 * 2345);
 	tells(status_json, "\"answers_timed\":4,\"answer_latency_us\":2.3}", true);
 	tells(status_table, "     2.3        0 ", true);
-	status_leave(&c);
+	status_leave(&c, true);
 	tells(status_metrics, "\nnbdroot_timed_batches_nanoseconds_total 9380\n", true);
 }
 
@@ -198,8 +199,78 @@ static void overlays(void **state)
 	assert_null(strstr(strstr(t.s, "station=\"pc8\"") + 1, "station=\"pc8\""));
 	text_free(&t);
 	for (i = 0; i < 3; i++)
-		status_leave(&c[i]);
+		status_leave(&c[i], true);
 	tells(status_metrics, "overlay_bytes", false);
+}
+
+static void leave(struct status_conn *c, bool done)
+{
+	status_leave(c, done);
+	memset(c, 0, sizeof(*c));
+}
+
+/* With an overlay, while none of its connections is there. */
+static void away(void **state)
+{
+	struct status_conn c[2] = { 0 };
+
+	(void)state;
+	status_enter(&c[0], "192.0.2.7:1");
+	status_use(&c[0], "lab", &pc7, &overlay[0], false);
+	status_enter(&c[1], "192.0.2.7:2");
+	status_use(&c[1], "lab", &pc7, &overlay[0], false);
+	leave(&c[0], false);
+	tells(status_json, "\"station\":\"pc7\",\"address\":\"192.0.2.7:1\"", false);
+	leave(&c[1], false);
+	tells(status_json, "\"connections\":[]", true);
+	tells(status_json, "{\"export\":\"lab\",\"station\":\"pc7\",\"address\":\"192.0.2.7:2\",\"state\":\"away\",\"image\":\"image-1\"", true);
+	tells(status_json, "\"overlay_bytes\":4096}", true);
+	tells(status_table, "192.0.2.7:2            away ", true);
+	/* Another export's station of that name is another station. */
+	status_enter(&c[0], "peer");
+	status_use(&c[0], "root", &pc7, &overlay[1], false);
+	tells(status_json, "\"state\":\"away\"", true);
+	leave(&c[0], true);
+	tells(status_json, "\"state\":\"left\"", true);
+	status_enter(&c[0], "peer");
+	status_use(&c[0], "lab", &pc7, &overlay[0], false);
+	tells(status_json, "\"state\":\"away\"", false);
+	leave(&c[0], true);
+	tells(status_json, "\"state\":\"away\"", false);
+	/* Without an overlay there is nothing that waits for it. */
+	status_enter(&c[0], "peer");
+	status_use(&c[0], "lab", &pc8, &plain, false);
+	leave(&c[0], false);
+	tells(status_json, "pc8\",\"address\":\"peer\",\"state\":\"away", false);
+}
+
+/* Whatever names are given: the table has its end. */
+static void away_of_any_name(void **state)
+{
+	struct export_opened o = { "", "-", "image" };
+	struct status_conn c = { 0 };
+	unsigned int i, n;
+
+	(void)state;
+	for (i = 0; i < AWAY_MAX + 100; i++) {
+		snprintf(o.station, sizeof(o.station), "s%u", i);
+		status_enter(&c, "peer");
+		status_use(&c, "lab", &o, &overlay[0], false);
+		leave(&c, false);
+	}
+	free(away_all(&n));
+	assert_int_equal(n, AWAY_MAX);
+	tells(status_json, "\"station\":\"s4195\"", true);
+	/* None stays, for those who look for leaks. */
+	for (i = 0; i < AWAY_MAX + 100; i++) {
+		snprintf(o.station, sizeof(o.station), "s%u", i);
+		away_remove("lab", o.station);
+	}
+	away_remove("lab", "pc7");
+	away_remove("lab", "pc8");
+	away_remove("root", "pc7");
+	free(away_all(&n));
+	assert_int_equal(n, 0);
 }
 
 static void many_strangers(void **state)
@@ -224,7 +295,7 @@ static void many_strangers(void **state)
 	text_free(&t);
 	status_top_free(&top);
 	for (i = 0; i < N; i++)
-		status_leave(&c[i]);
+		status_leave(&c[i], true);
 	free(c);
 }
 
@@ -234,7 +305,9 @@ int main(void)
 		cmocka_unit_test(states),
 		cmocka_unit_test(times),
 		cmocka_unit_test(overlays),
+		cmocka_unit_test(away),
 		cmocka_unit_test(many_strangers),
+		cmocka_unit_test(away_of_any_name),
 	};
 
 	return cmocka_run_group_tests_name("server status", tests, NULL, NULL);
