@@ -122,7 +122,7 @@ bool export_check(const struct export_settings *s, char *why, size_t why_size);
 bool exports_reload(struct exports *x, struct export_settings *list,
 		    char *did, size_t did_size, char *why, size_t why_size);
 
-/* Sync every writable store. False when one failed (it was logged). */
+/* Sync every writable store. False when one failed, now or before (it was logged). */
 bool exports_sync(struct exports *x);
 
 void exports_free(struct exports *x);

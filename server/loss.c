@@ -183,6 +183,16 @@ bool loss_is_known(int fd)
 	return known;
 }
 
+bool loss_any(void)
+{
+	bool any;
+
+	pthread_mutex_lock(&lock);
+	any = losses;
+	pthread_mutex_unlock(&lock);
+	return any;
+}
+
 void loss_rename_boot(int fd, char boot[NBD_SESSION_WORD])
 {
 	char key[KEY], run[RUN], former[RUN];

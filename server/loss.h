@@ -29,6 +29,9 @@ void loss_note(int fd, const char *path);
 /* Has one in this run of the server? */
 bool loss_is_known(int fd);
 
+/* Has one of any file? */
+bool loss_any(void);
+
 /* @boot becomes another word if one has in a former run. May block. */
 void loss_rename_boot(int fd, char boot[NBD_SESSION_WORD]);
 

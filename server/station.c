@@ -637,5 +637,6 @@ bool station_overlays_sync(void)
 			ok = false;
 		}
 	pthread_mutex_unlock(&lock);
-	return ok;
+	/* Of one whose last connection has just ended, too. */
+	return ok && !loss_any();
 }

@@ -77,7 +77,7 @@ struct store *station_overlay_open(const struct station_export *x,
 /* @done: the client said that it needs it no more. May block. */
 void station_overlay_close(struct store *s, bool done);
 
-/* Flush all of them; false when one failed (it was logged). */
+/* Flush all of them; false when a sync failed, now or before (it was logged). */
 bool station_overlays_sync(void);
 
 /*
