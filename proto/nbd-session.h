@@ -49,7 +49,10 @@ struct nbd_session {
 #define NBD_SESSION_FIRST	1U
 
 struct nbd_identity {
-	/* Of this boot of the server's machine: its page cache. */
+	/*
+	 * Of this boot of the server's machine: its page cache. Another word, too,
+	 * when that has lost writes of the export.
+	 */
 	char boot[NBD_SESSION_WORD];
 	/* Where @image has its meaning; "-": everywhere. */
 	char host[NBD_SESSION_WORD];

@@ -10,10 +10,12 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 
 #include "log.h"
 
@@ -43,6 +45,32 @@ static bool address_of(const struct sockaddr *sa, struct address *a)
 		a->bits = 128;
 	}
 	return true;
+}
+
+static uint64_t group_key;
+
+static void make_group_key(void)
+{
+	/* Without it the numbers can be guessed, and are as good otherwise. */
+	if (getrandom(&group_key, sizeof(group_key), GRND_NONBLOCK) < 0)
+		group_key = 0;
+}
+
+unsigned int access_group(const struct sockaddr *peer)
+{
+	static pthread_once_t once = PTHREAD_ONCE_INIT;
+	struct address a;
+	uint64_t h;
+	int i;
+
+	pthread_once(&once, make_group_key);
+	h = group_key;
+	if (address_of(peer, &a))
+		for (i = 0; i < (a.bits == 32 ? 4 : 8); i++) {
+			h = (h ^ a.byte[i]) * 0x9e3779b97f4a7c15ULL;
+			h ^= h >> 32;
+		}
+	return (unsigned int)(h >> 16);
 }
 
 static bool parse_rule(const char *rule, struct address *a, int *prefix)
@@ -133,9 +161,10 @@ static int scan(const char *path, const struct sockaddr *peer,
 			found = -1;
 			continue;
 		}
-		match = access_match(p, peer);
+		match = strcmp(p, "unix") ? access_match(p, peer) :
+			peer->sa_family == AF_UNIX;
 		if (match < 0) {
-			snprintf(why, why_size, "%s:%d: \"%s\" is not an address; write 192.0.2.7, 192.0.2.0/24 or 2001:db8::/64",
+			snprintf(why, why_size, "%s:%d: \"%s\" is not an address; write 192.0.2.7, 192.0.2.0/24, 2001:db8::/64, or unix",
 				 path, n, log_quote(quoted, sizeof(quoted), p,
 						    strlen(p)));
 			found = -1;

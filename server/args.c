@@ -14,7 +14,7 @@ const char args_help[] =
 "Usage: nbd-server [OPTIONS] [ADDRESS@]PORT FILE [SIZE]\n"
 "       nbd-server [OPTIONS] -C CONFIG\n"
 "       nbd-server status|top|reload|drain [--socket=SOCKET] [--json]\n"
-"       nbd-server overlays list|show|drop [--dir=DIR] [EXPORT[@STATION]]\n"
+"       nbd-server overlays list|show|drop [-C CONFIG] [EXPORT[@STATION]]...\n"
 "\n"
 "Serve a disk image or a block device over NBD.\n"
 "\n"

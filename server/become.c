@@ -43,17 +43,20 @@ static bool find(const struct config *c, struct who *w, char *why,
 {
 	struct passwd *pw = c->user ? getpwnam(c->user) : NULL;
 	struct group *gr = c->group ? getgrnam(c->group) : NULL;
+	char at[CONFIG_PLACE];
 
 	if (became) {
 		*w = (struct who){ .uid = geteuid(), .gid = getegid() };
 		return true;
 	}
 	if (c->user && !pw) {
-		snprintf(why, why_size, "user = %s: no such user", c->user);
+		snprintf(why, why_size, "%suser = %s: no such user",
+			 config_place(c, &c->user, at, sizeof(at)), c->user);
 		return false;
 	}
 	if (c->group && !gr) {
-		snprintf(why, why_size, "group = %s: no such group", c->group);
+		snprintf(why, why_size, "%sgroup = %s: no such group",
+			 config_place(c, &c->group, at, sizeof(at)), c->group);
 		return false;
 	}
 	w->user = c->user;

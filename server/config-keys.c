@@ -21,9 +21,11 @@
 enum type {
 	T_TEXT,		/* any string */
 	T_PATH,		/* an absolute path */
+	T_PROGRAM,	/* the same, and words behind it */
 	T_BOOL,
 	T_SIZE,
 	T_COUNT,
+	T_THREADS,
 	T_PORT,
 	T_INCLUDE,	/* a directory of further files */
 	T_OVERLAY,	/* none, keep or fresh */
@@ -52,7 +54,7 @@ static const struct key generic_keys[] = {
 	GENERIC("group", T_TEXT, group),
 	{ "includedir", T_INCLUDE, 0 },
 	GENERIC("listenaddr", T_TEXT, address),
-	GENERIC("max_threads", T_COUNT, workers),
+	GENERIC("max_threads", T_THREADS, workers),
 	GENERIC("maxperaddress", T_COUNT, max_per_address),
 	GENERIC("metricsport", T_PORT, metrics_port),
 	GENERIC("port", T_PORT, port),
@@ -84,8 +86,8 @@ static const struct key export_keys[] = {
 	EXPORT("overlay_count", T_COUNT, overlay_count),
 	EXPORT("overlay_dir", T_PATH, overlay_dir),
 	EXPORT("overlay_max", T_SIZE, overlay_max),
-	EXPORT("postrun", T_PATH, postrun),
-	EXPORT("prerun", T_PATH, prerun),
+	EXPORT("postrun", T_PROGRAM, postrun),
+	EXPORT("prerun", T_PROGRAM, prerun),
 	EXPORT("readonly", T_BOOL, read_only),
 	EXPORT("rotational", T_BOOL, rotational),
 	EXPORT("stations", T_PATH, stations),
@@ -107,8 +109,9 @@ static const struct key export_keys[] = {
 };
 
 _Static_assert(sizeof(generic_keys) / sizeof(*generic_keys) <= MAX_KEYS &&
-	       sizeof(export_keys) / sizeof(*export_keys) <= MAX_KEYS,
-	       "struct reader has a line for each key");
+	       sizeof(export_keys) / sizeof(*export_keys) <= MAX_KEYS &&
+	       MAX_KEYS <= SETTING_LINES,
+	       "there is room for the line of each key");
 
 const struct key *config_keys(bool of_export)
 {
@@ -146,8 +149,10 @@ static unsigned int distance(const char *a, const char *b)
 
 static const char *nearest(const struct key *keys, const char *word)
 {
+	const size_t len = strlen(word);
 	const struct key *k, *best = NULL;
-	unsigned int d, best_d = 4;
+	/* With some changes every short word is another. */
+	unsigned int d, best_d = len < 4 ? 2 : len < 8 ? 3 : 4;
 
 	for (k = keys; k->name; k++) {
 		if (k->type == T_ONLY_FALSE || k->type == T_NOT_HERE ||
@@ -193,6 +198,10 @@ static bool parse_bool(const char *s, bool *out)
 	return true;
 }
 
+/* More than any machine has a use for. */
+#define MAX_COUNT	1000000U
+#define MAX_THREADS	1024U
+
 static bool parse_count(const char *s, unsigned int *out)
 {
 	unsigned int n = 0;
@@ -200,9 +209,11 @@ static bool parse_count(const char *s, unsigned int *out)
 	if (!*s)
 		return false;
 	for (; *s; s++) {
-		if (*s < '0' || *s > '9' || n > 100000)
+		if (*s < '0' || *s > '9')
 			return false;
 		n = n * 10 + (unsigned int)(*s - '0');
+		if (n > MAX_COUNT)
+			return false;
 	}
 	*out = n;
 	return true;
@@ -224,6 +235,7 @@ static bool set_key(struct reader *r, const struct key *k, const char *value)
 	char *base = r->export ? (char *)r->export : (char *)r->c;
 	void *field = base + k->offset;
 	char quoted[100];
+	unsigned int n;
 	bool on;
 
 	log_quote(quoted, sizeof(quoted), value, strlen(value));
@@ -234,7 +246,14 @@ static bool set_key(struct reader *r, const struct key *k, const char *value)
 		return config_text(r, field, value);
 	case T_PATH:
 		if (*value != '/')
-			return config_fail(r, "%s = \"%s\": not an absolute path; write it from the root: /srv/root.img",
+			return config_fail(r, "%s = \"%s\": not an absolute path; write it from the root: %s",
+					   k->name, quoted,
+					   strcmp(k->name, "exportname") ?
+					   "/..." : "/srv/root.img");
+		return config_text(r, field, value);
+	case T_PROGRAM:
+		if (*value != '/')
+			return config_fail(r, "%s = \"%s\": not an absolute path; write the program from the root, no shell looks for it: /usr/bin/logger",
 					   k->name, quoted);
 		return config_text(r, field, value);
 	case T_PORT:
@@ -254,8 +273,14 @@ static bool set_key(struct reader *r, const struct key *k, const char *value)
 		return true;
 	case T_COUNT:
 		if (!parse_count(value, field))
-			return config_fail(r, "%s = \"%s\": not a number; 0 is any number",
-					   k->name, quoted);
+			return config_fail(r, "%s = \"%s\": not a number up to %u; 0 is any number",
+					   k->name, quoted, MAX_COUNT);
+		return true;
+	case T_THREADS:
+		if (!parse_count(value, &n) || n > MAX_THREADS)
+			return config_fail(r, "%s = \"%s\": not a number up to %u; 0 is as many as seems good",
+					   k->name, quoted, MAX_THREADS);
+		*(unsigned int *)field = n;
 		return true;
 	case T_INCLUDE:
 		if (r->included)
@@ -265,6 +290,7 @@ static bool set_key(struct reader *r, const struct key *k, const char *value)
 			return config_fail(r, "%s = \"%s\": not an absolute path",
 					   k->name, quoted);
 		strcpy(r->include, value);
+		r->include_line = r->line;
 		return true;
 	case T_OVERLAY:
 		if (!strcmp(value, "none"))
@@ -321,6 +347,7 @@ static char *field_text(const struct reader *r, const struct key *k)
 	switch (k->type) {
 	case T_TEXT:
 	case T_PATH:
+	case T_PROGRAM:
 	case T_PORT:
 	case T_WORD:
 		return strdup(*(char *const *)field);
@@ -334,6 +361,7 @@ static char *field_text(const struct reader *r, const struct key *k)
 			     (unsigned long long)*(const uint64_t *)field);
 		break;
 	case T_COUNT:
+	case T_THREADS:
 		n = asprintf(&text, "%u", *(const unsigned int *)field);
 		break;
 	case T_OVERLAY:
@@ -398,8 +426,12 @@ static bool set_key_once(struct reader *r, const struct key *k,
 		free(after);
 	}
 	free(before);
-	if (!earlier)
+	if (!earlier) {
 		r->lines[k - r->keys] = r->line;
+		if (sets_a_field(k))
+			setting_line_add(r->export ? &r->export->lines :
+					 &r->c->lines, k->offset, r->line);
+	}
 	return ok;
 }
 

@@ -23,6 +23,7 @@ struct reader {
 	struct export_settings *export;	/* the section; NULL: [generic] */
 	struct export_settings **end;
 	char include[256];		/* directory, or "" */
+	int include_line;
 	/* In which line of the section each key was; 0: not there. */
 	int *lines, generic_lines[MAX_KEYS], export_lines[MAX_KEYS];
 	char *why;

@@ -12,6 +12,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -142,6 +143,8 @@ static bool parse_text(struct reader *r, const char *text, size_t len)
 static bool parse_file(struct reader *r, const char *path)
 {
 	FILE *f = fopen(path, "re");
+	const char *outer = r->name;
+	const int line = r->line;
 	size_t len = 0;
 	char *text;
 	bool ok;
@@ -169,6 +172,9 @@ static bool parse_file(struct reader *r, const char *path)
 	}
 	free(text);
 	fclose(f);
+	/* @path is the caller's: what is said from here on is of another file. */
+	r->name = outer;
+	r->line = line;
 	return ok;
 }
 
@@ -199,12 +205,13 @@ static bool parse_directory(struct reader *r)
 	return ok;
 }
 
-static void reader_init(struct reader *r, struct config *c, char *why,
-			size_t why_size)
+static void reader_init(struct reader *r, struct config *c, const char *name,
+			char *why, size_t why_size)
 {
 	memset(c, 0, sizeof(*c));
 	memset(r, 0, sizeof(*r));
 	r->c = c;
+	r->name = name;
 	r->end = &c->exports;
 	r->why = why;
 	r->why_size = why_size;
@@ -227,9 +234,9 @@ static bool finish(struct reader *r)
 {
 	struct config *c = r->c;
 	struct export_settings *e;
-	bool ok = true;
+	bool ok = config_text(r, &c->file, r->name);
 
-	if (!c->port)
+	if (ok && !c->port)
 		ok = config_text(r, &c->port, "10809");
 	if (ok && !c->state_dir)
 		ok = config_text(r, &c->state_dir, default_state_dir());
@@ -241,6 +248,7 @@ static bool finish(struct reader *r)
 		if (!ok)
 			return config_fail(r, "out of memory");
 	}
+	r->line = setting_line(&c->lines, offsetof(struct config, dual_listen));
 	if (ok && c->dual_listen && !c->unix_socket)
 		return config_fail(r, "duallisten needs a Unix socket besides; name it: unixsock = /run/nbdroot/nbd.sock");
 	return ok;
@@ -250,11 +258,12 @@ bool config_load(struct config *c, const char *path, char *why, size_t why_size)
 {
 	struct reader r;
 
-	reader_init(&r, c, why, why_size);
+	reader_init(&r, c, path, why, why_size);
 	if (!parse_file(&r, path))
 		return false;
 	if (*r.include) {
 		r.included = true;
+		r.line = r.include_line;
 		if (!parse_directory(&r))
 			return false;
 	}
@@ -266,9 +275,20 @@ bool config_parse(struct config *c, const char *name, const char *text,
 {
 	struct reader r;
 
-	reader_init(&r, c, why, why_size);
-	r.name = name;
+	reader_init(&r, c, name, why, why_size);
 	return parse_text(&r, text, len) && finish(&r);
+}
+
+const char *config_place(const struct config *c, const void *field, char *buf,
+			 size_t size)
+{
+	const int line = setting_line(&c->lines, (size_t)((const char *)field -
+							  (const char *)c));
+
+	buf[0] = '\0';
+	if (line)
+		snprintf(buf, size, "%s:%d: ", c->file, line);
+	return buf;
 }
 
 void config_free(struct config *c)
@@ -279,6 +299,7 @@ void config_free(struct config *c)
 		c->exports = s->next;
 		export_settings_free(s);
 	}
+	free(c->file);
 	free(c->address);
 	free(c->port);
 	free(c->user);

@@ -12,6 +12,8 @@
 #define CONFIG_STATE_DIR "/var/lib/nbdroot"
 
 struct config {
+	char *file;		/* it was read from */
+	struct setting_lines lines;	/* of what is in it, of [generic] */
 	char *address;		/* listenaddr: NULL is every address */
 	char *port;		/* never NULL after config_load() */
 	char *user, *group;	/* or NULL: stay who we are */
@@ -38,6 +40,14 @@ bool config_load(struct config *c, const char *path, char *why,
 /* The same of @len bytes in memory; @name stands for the path in messages. */
 bool config_parse(struct config *c, const char *name, const char *text,
 		  size_t len, char *why, size_t why_size);
+
+/*
+ * "FILE:LINE: " of a field of @c, for what turns out only later to be wrong; ""
+ * if the file does not have it. Returns @buf.
+ */
+#define CONFIG_PLACE	1024
+const char *config_place(const struct config *c, const void *field, char *buf,
+			 size_t size);
 
 void config_free(struct config *c);
 

@@ -19,12 +19,12 @@ static bool begin(struct conn *c, struct export *e, u16 type)
 
 	if (!c->open_text)
 		c->open_text = malloc(NEGO_TEXT);
+	/* Whatever bytes it has, none among them. Who may come is no matter of it. */
 	free(c->open_name);
-	/* Whatever bytes it has, none among them. */
-	c->open_name = malloc(c->asked_len + 1);
-	if (c->open_name)
-		memcpy(c->open_name, c->asked_name, c->asked_len);
-	c->open_len = c->asked_len;
+	c->open_len = c->asking ? 0 : c->asked_len;
+	c->open_name = malloc(c->open_len + 1);
+	if (c->open_name && c->open_len)
+		memcpy(c->open_name, c->asked_name, c->open_len);
 	if (!j || !c->open_text || !c->open_name) {
 		free(j);
 		return false;
@@ -47,12 +47,36 @@ static struct export_client client(const struct conn *c)
 	};
 }
 
+static void find_visible(struct conn *c)
+{
+	struct export *e;
+	bool read_only;
+	size_t n = 1, i = 0;
+
+	for (e = exports_next(c->exports, NULL); e;
+	     e = exports_next(c->exports, e))
+		n++;
+	c->visible = calloc(n, sizeof(struct export *));
+	if (!c->visible)
+		return;
+	/* There may be more of them by now. */
+	for (e = exports_next(c->exports, NULL); e && i + 1 < n;
+	     e = exports_next(c->exports, e))
+		if (export_allows(e, (struct sockaddr *)&c->addr, &read_only))
+			c->visible[i++] = e;
+}
+
 void conn_open(struct conn *c)
 {
 	const struct export_client who = client(c);
 
-	c->store = export_open(c->export, &who, &c->info, &c->opened,
-			       &c->open_error, c->open_text);
+	if (c->asking && c->ask_of)
+		c->allowed = export_allows(c->ask_of, who.peer, &c->only_reads);
+	else if (c->asking)
+		find_visible(c);
+	else
+		c->store = export_open(c->export, &who, &c->info, &c->opened,
+				       &c->open_error, c->open_text);
 }
 
 void conn_identify(struct conn *c, struct export *e)
@@ -91,13 +115,40 @@ static const struct nego_export *opened(struct conn *c, u32 *error, char *text)
 	return NULL;
 }
 
+/*
+ * Is it known what this client may do with @e, or, for NULL, see? Else *@error:
+ * NEGO_LATER, a worker reads it, or there is no memory.
+ */
+static bool access_known(struct conn *c, struct export *e, u32 *error)
+{
+	const bool was_asked = c->asking && c->ask_of == e;
+
+	*error = NEGO_LATER;
+	if (c->asking && c->jobs)
+		return false;
+	if (c->asking && c->ask_of)
+		c->told_of = c->ask_of;
+	c->asking = false;
+	if (e ? c->told_of == e : c->visible != NULL)
+		return true;
+	*error = NBD_REP_ERR_PLATFORM;
+	if (was_asked)
+		return false;
+	c->ask_of = e;
+	c->asking = true;
+	if (begin(c, e ? e : exports_next(c->exports, NULL), JOB_OPEN))
+		*error = NEGO_LATER;
+	else
+		c->asking = false;
+	return false;
+}
+
 static const struct nego_export *find(void *ctx, const char *name, size_t len,
 				      bool claim, u32 *error, char *text)
 {
 	struct conn *c = ctx;
 	struct export *e;
 	char quoted[300];
-	bool read_only;
 
 	if (claim && c->opening) {
 		*error = NEGO_LATER;
@@ -119,7 +170,17 @@ static const struct nego_export *find(void *ctx, const char *name, size_t len,
 			snprintf(text, NEGO_TEXT, "no export \"%s\"", quoted);
 		return NULL;
 	}
-	if (!export_allows(e, (struct sockaddr *)&c->addr, &read_only)) {
+	if (e->settings->authfile) {
+		if (!access_known(c, e, error)) {
+			strcpy(text, *error ? "the server is out of memory" : "");
+			return NULL;
+		}
+	} else {
+		c->told_of = e;
+		c->allowed = true;
+		c->only_reads = false;
+	}
+	if (!c->allowed) {
 		*error = NBD_REP_ERR_POLICY;
 		snprintf(text, NEGO_TEXT, "export \"%s\" is not open to this address",
 			 quoted);
@@ -128,7 +189,7 @@ static const struct nego_export *find(void *ctx, const char *name, size_t len,
 	c->found = e;
 	c->info = e->info;
 	c->info.size = export_size(e);
-	if (read_only) {
+	if (c->only_reads) {
 		c->info.flags &= (u16)~EXPORT_WRITE_FLAGS;
 		c->info.flags |= NBD_FLAG_READ_ONLY;
 	}
@@ -225,18 +286,14 @@ static bool session(void *ctx, const struct nego_export *info,
 static const struct nego_export *list(void *ctx, size_t *index)
 {
 	struct conn *c = ctx;
-	struct export *e = exports_next(c->exports, NULL);
-	bool read_only;
-	size_t i;
+	u32 error;
 
-	for (i = 0; e; i++, e = exports_next(c->exports, e)) {
-		if (i < *index ||
-		    !export_allows(e, (struct sockaddr *)&c->addr, &read_only))
-			continue;
-		*index = i;
-		return &e->info;
+	if (!access_known(c, NULL, &error)) {
+		if (!error)
+			*index = NEGO_LIST_LATER;
+		return NULL;
 	}
-	return NULL;
+	return c->visible[*index] ? &c->visible[*index]->info : NULL;
 }
 
 static void note(void *ctx, u32 option, u32 reply, const char *text)

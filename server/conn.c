@@ -13,7 +13,8 @@
  * reads what has come before it ends, and lingers until the peer has it all.
  *
  * Every connection leaves two lines in the log: when it has chosen its export,
- * and when it ends, with the reason.
+ * and when it ends, with the reason. From the first of them on they are a
+ * station's and have its name; strangers cannot take their place.
  */
 #include "conn.h"
 
@@ -25,8 +26,10 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <time.h>
 #include <unistd.h>
 
+#include "access.h"
 #include "budget.h"
 #include "limits.h"
 #include "log.h"
@@ -36,6 +39,12 @@
 #define RECV_TURN	8
 /* Ticks of a loop (250 ms) without moving, before memory is taken back. */
 #define STILL_TICKS	20U
+
+/*
+ * Of what comes, one batch in so many is timed: to read the clock is work too, and
+ * of a figure that is a mean nobody misses the others.
+ */
+#define TIMED_BATCHES	8U
 
 /* Where the input of a connection is that has none. */
 static uint8_t nothing[1];
@@ -63,12 +72,14 @@ static void name_peer(struct conn *c)
 
 const char *conn_name(const struct conn *c, char *buf, size_t size)
 {
-	char quoted[CONN_NAME - 80];
+	char quoted[CONN_NAME - 160];
 
 	if (c->export)
-		snprintf(buf, size, "%s: export \"%s\"", c->peer,
+		snprintf(buf, size, "%s: export \"%s\"%s%s", c->peer,
 			 log_quote(quoted, sizeof(quoted), c->export->info.name,
-				   strlen(c->export->info.name)));
+				   strlen(c->export->info.name)),
+			 c->negotiated ? ", station " : "",
+			 c->negotiated ? c->opened.station : "");
 	else
 		snprintf(buf, size, "%s", c->peer);
 	return buf;
@@ -106,6 +117,7 @@ struct conn *conn_new(struct loop *l, struct exports *x, int fd,
 	c->out_last = &c->out_first;
 	c->phase = CONN_NEGOTIATE;
 	name_peer(c);
+	status_enter(&c->status, c->peer);
 	os_tune_socket(fd, CONN_DEAD_SECONDS);
 	nego_init(c->nego, &conn_nego_ops, c, x->may_list);
 	return c;
@@ -132,6 +144,8 @@ static void drop_nego(struct conn *c)
 		free(c->nego);
 		c->nego = NULL;
 	}
+	free(c->visible);
+	c->visible = NULL;
 }
 
 void conn_free(struct conn *c)
@@ -185,6 +199,7 @@ static void take_apart(struct conn *c)
 
 void conn_end(struct conn *c, int priority, const char *fmt, ...)
 {
+	const struct sockaddr *peer = (const struct sockaddr *)&c->addr;
 	char name[CONN_NAME], line[LOG_LINE];
 	va_list ap;
 
@@ -194,14 +209,19 @@ void conn_end(struct conn *c, int priority, const char *fmt, ...)
 		va_start(ap, fmt);
 		vsnprintf(line, sizeof(line), fmt, ap);
 		va_end(ap);
-		log_peer(priority, "%s: %s", conn_name(c, name, sizeof(name)),
-			 line);
+		conn_name(c, name, sizeof(name));
+		/* Who has got through is no stranger whose lines are counted. */
+		if (c->negotiated)
+			log_station(access_group(peer), priority, "%s: %s",
+				    name, line);
+		else
+			log_peer(priority, "%s: %s", name, line);
 	}
 	c->phase = CONN_CLOSED;
 	loop_forget(c->loop, c);
 	/* Whoever sees it close may count on not being counted any more. */
-	status_leave(&c->status);
-	limits_leave((const struct sockaddr *)&c->addr, c->negotiated);
+	status_leave(&c->status, c->done);
+	limits_leave(peer, c->negotiated);
 	if (!c->jobs)
 		give_place_back(c);
 	close(c->fd);
@@ -216,12 +236,16 @@ void conn_end(struct conn *c, int priority, const char *fmt, ...)
 
 static void enter_transmission(struct conn *c)
 {
+	const struct sockaddr *peer = (const struct sockaddr *)&c->addr;
 	const struct nego_export *e = c->nego->export;
 	char name[CONN_NAME], size[32];
 
-	log_peer(LOG_INFO, "%s: in use, %s, %s", conn_name(c, name, sizeof(name)),
-		 log_bytes(size, sizeof(size), e->size),
-		 e->flags & NBD_FLAG_READ_ONLY ? "read-only" : "read-write");
+	limits_negotiated(peer);
+	c->negotiated = true;
+	log_station(access_group(peer), LOG_INFO, "%s: in use, %s, %s",
+		    conn_name(c, name, sizeof(name)),
+		    log_bytes(size, sizeof(size), e->size),
+		    e->flags & NBD_FLAG_READ_ONLY ? "read-only" : "read-write");
 	c->headers = c->nego->headers;
 	c->allocation = c->nego->allocation;
 	c->translog = c->export->translog;
@@ -233,14 +257,8 @@ static void enter_transmission(struct conn *c)
 	free(c->open_name);
 	c->open_name = NULL;
 	c->open_len = 0;
-	c->status.export_name = c->export->info.name;
-	c->status.peer = c->peer;
-	c->status.opened = &c->opened;
-	c->status.store = c->store;
-	c->status.read_only = c->info.flags & NBD_FLAG_READ_ONLY;
-	status_enter(&c->status);
-	limits_negotiated((const struct sockaddr *)&c->addr);
-	c->negotiated = true;
+	status_use(&c->status, c->export->info.name, &c->opened, c->store,
+		   c->info.flags & NBD_FLAG_READ_ONLY);
 	c->phase = CONN_TRANSMIT;
 }
 
@@ -298,6 +316,8 @@ static bool wants_input(const struct conn *c)
 
 static void watch(struct conn *c)
 {
+	status_is(&c->status, c->out_blocked ? STATUS_STALLED :
+		  c->starved ? STATUS_MEMORY : STATUS_BUSY);
 	if (c->phase != CONN_CLOSED)
 		loop_watch(c->loop, c, wants_input(c), c->out_blocked);
 }
@@ -447,21 +467,40 @@ static void discard(struct conn *c)
 		conn_end(c, LOG_INFO, "%s", c->last_words);
 }
 
+/* Requests have been answered: without a worker, and as far as the socket? */
+static void count_time(struct conn *c, uint64_t woke)
+{
+	struct timespec t;
+
+	if (c->phase != CONN_TRANSMIT || c->jobs || c->out_first)
+		return;
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	status_count(&c->status.counts.answered, 1);
+	status_count(&c->status.counts.answered_ns,
+		     (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec - woke);
+}
+
 /* Each of the two begins a turn, in which all that follows has its share. */
 void conn_readable(struct conn *c)
 {
+	const uint64_t before = c->n_requests;
+	uint64_t woke = 0;
 	bool all;
 
 	if (c->lingering) {
 		discard(c);
 		return;
 	}
+	if (c->phase == CONN_TRANSMIT && !(c->batches++ % TIMED_BATCHES))
+		woke = loop_woke(c->loop);
 	c->turn = 0;
 	borrow_rx(c);
 	c->receiving = true;
 	all = receive(c);
 	c->receiving = false;
 	return_rx(c);
+	if (woke && c->n_requests != before)
+		count_time(c, woke);
 	if (!finished(c))
 		return;
 	if (all)
@@ -474,6 +513,8 @@ void conn_writable(struct conn *c)
 {
 	c->turn = 0;
 	c->out_blocked = false;
+	/* It takes some: whatever comes next begins now. */
+	status_is(&c->status, STATUS_BUSY);
 	reply_flush(c);
 	conn_settle(c);
 }

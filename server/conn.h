@@ -72,6 +72,14 @@ struct conn {
 
 	/* While the export is opened, by a worker. */
 	bool opening, identifying, closing;
+	/*
+	 * Who may use ->ask_of (NULL: what is there to be seen) is read in a file,
+	 * so a worker does it: once for each export in turn, and once for the list.
+	 */
+	bool asking;
+	struct export *ask_of, *told_of;
+	bool allowed, only_reads;	/* of ->told_of */
+	struct export **visible;	/* ends with NULL; NULL: not known yet */
 	bool identified;
 	struct nbd_identity identity;
 	bool negotiated;		/* for limits.h */
@@ -110,7 +118,7 @@ struct conn {
 	uint32_t drop_error;
 	const char *drop_why;
 	unsigned int jobs;		/* at the workers */
-	struct read_turn reads;		/* of these, the pool's */
+	struct job_turn reads, writes;	/* of these, the pool's */
 	size_t held;			/* bytes taken out of the budget */
 	bool starved;			/* waits for the budget */
 	bool traced;			/* the request that waits is in ->translog */
@@ -126,6 +134,7 @@ struct conn {
 	unsigned int still;		/* ticks without, while it was to be */
 
 	uint64_t n_requests;
+	unsigned int batches;		/* of input: see conn_readable() */
 };
 
 /* Takes @fd over. NULL without memory (then @fd is closed). */
@@ -175,7 +184,7 @@ void conn_free(struct conn *c);
 
 struct loop *conn_loop(const struct conn *c);
 
-/* How a log line about this connection begins: peer, and export if chosen. */
+/* How a log line about this connection begins: peer, export and station if known. */
 const char *conn_name(const struct conn *c, char *buf, size_t size);
 #define CONN_NAME	400
 

@@ -17,6 +17,7 @@
 #include <time.h>
 
 #include "log.h"
+#include "loop.h"
 #include "os.h"
 
 /* How long it looks, and what counts as a short wait; nanoseconds. */
@@ -24,6 +25,9 @@
 #define SHORT_NS	80000U
 /* So many short waits in a row, and it looks before it sleeps. */
 #define SHORT_WAITS	8U
+
+/* When this thread's last wait ended. It reads the clock then anyway. */
+static _Thread_local uint64_t woke;
 
 static uint64_t now_ns(void)
 {
@@ -33,12 +37,19 @@ static uint64_t now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
 }
 
+uint64_t loop_woke(struct loop *l)
+{
+	(void)l;
+	return woke;
+}
+
 int events_wait(struct events *w, int epfd, struct epoll_event *event,
 		int max, int timeout_ms)
 {
 	const uint64_t began = now_ns();
 	int n;
 
+	woke = began;
 	if (w->short_waits >= SHORT_WAITS &&
 	    !atomic_load_explicit(&w->sleeps, memory_order_relaxed)) {
 		do {
@@ -46,11 +57,13 @@ int events_wait(struct events *w, int epfd, struct epoll_event *event,
 			if (n || !timeout_ms)
 				return n;
 			sched_yield();
-		} while (now_ns() - began < LOOK_NS);
+			woke = now_ns();
+		} while (woke - began < LOOK_NS);
 		w->short_waits = 0;
 	}
 	n = epoll_wait(epfd, event, max, timeout_ms);
-	if (now_ns() - began > SHORT_NS)
+	woke = now_ns();
+	if (woke - began > SHORT_NS)
 		w->short_waits = 0;
 	else if (n > 0)
 		w->short_waits++;

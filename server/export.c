@@ -92,6 +92,20 @@ static void renew(struct export *e, struct image *now)
 	image_put(old);
 }
 
+/* As renew(), of one that was its image before: whoever came meanwhile has a newer one. */
+static void give_back(struct export *e, struct image *former)
+{
+	struct image *old = former;
+
+	pthread_mutex_lock(&image_lock);
+	if (!atomic_load(&e->retired) && !e->image) {
+		old = NULL;
+		e->image = former;
+	}
+	pthread_mutex_unlock(&image_lock);
+	image_put(old);
+}
+
 static struct station_export station_export(const struct export_settings *s)
 {
 	return (struct station_export) {
@@ -125,6 +139,28 @@ static struct export *find_exactly(struct exports *x, const char *name,
 	return NULL;
 }
 
+/* All that @s names. *@at: the setting that is at fault. */
+static bool open_files(struct export *e, const struct export_settings *s,
+		       const void **at, char *why, size_t why_size)
+{
+	const struct station_export sx = station_export(s);
+
+	*at = &s->authfile;
+	if (s->authfile && !access_check_file(s->authfile, why, why_size))
+		return false;
+	*at = &s->stations;
+	if (s->stations && !station_check_rules(s->stations, why, why_size))
+		return false;
+	*at = &s->path;
+	e->image = image_current(&sx.image, why, why_size);
+	if (!e->image)
+		return false;
+	*at = &s->transaction_log;
+	if (s->transaction_log)
+		e->translog = translog_open(s->transaction_log, why, why_size);
+	return !s->transaction_log || e->translog;
+}
+
 /*
  * Open it. @former: an export of that name that it replaces, or NULL. Takes
  * @s if it succeeds.
@@ -133,8 +169,8 @@ static struct export *export_new(struct export_settings *s,
 				 const struct export *former,
 				 char *why, size_t why_size)
 {
-	const struct station_export sx = station_export(s);
 	struct export *e = calloc(1, sizeof(*e));
+	const void *at;
 
 	if (e)
 		e->counts = former ? former->counts : calloc(1, sizeof(*e->counts));
@@ -143,11 +179,8 @@ static struct export *export_new(struct export_settings *s,
 		snprintf(why, why_size, "out of memory");
 		return NULL;
 	}
-	if ((s->authfile && !access_check_file(s->authfile, why, why_size)) ||
-	    (s->stations && !station_check_rules(s->stations, why, why_size)) ||
-	    !(e->image = image_current(&sx.image, why, why_size)) ||
-	    (s->transaction_log &&
-	     !(e->translog = translog_open(s->transaction_log, why, why_size)))) {
+	if (!open_files(e, s, &at, why, why_size)) {
+		export_settings_place(s, at, why, why_size);
 		image_put(e->image);
 		if (!former)
 			free(e->counts);
@@ -170,16 +203,29 @@ static struct export *export_new(struct export_settings *s,
 	return e;
 }
 
-bool export_check(const struct export_settings *s, char *why, size_t why_size)
+static bool check_files(const struct export_settings *s, const void **at,
+			char *why, size_t why_size)
 {
 	const bool read_only = s->read_only || s->overlay != OVERLAY_NONE;
 	struct stat st;
 
-	if ((s->authfile && !access_check_file(s->authfile, why, why_size)) ||
-	    (s->stations && !station_check_rules(s->stations, why, why_size)) ||
-	    (s->transaction_log &&
-	     !translog_check(s->transaction_log, why, why_size)))
+	*at = &s->authfile;
+	if (s->authfile && !access_check_file(s->authfile, why, why_size))
 		return false;
+	*at = &s->stations;
+	if (s->stations && !station_check_rules(s->stations, why, why_size))
+		return false;
+	*at = &s->transaction_log;
+	if (s->transaction_log &&
+	    !translog_check(s->transaction_log, why, why_size))
+		return false;
+	*at = &s->prerun;
+	if (s->prerun && !run_check(s->prerun, why, why_size))
+		return false;
+	*at = &s->postrun;
+	if (s->postrun && !run_check(s->postrun, why, why_size))
+		return false;
+	*at = &s->path;
 	if (stat(s->path, &st) || access(s->path, read_only ? R_OK : R_OK | W_OK)) {
 		snprintf(why, why_size, "%s: %s", s->path, strerror(errno));
 		return false;
@@ -197,6 +243,16 @@ bool export_check(const struct export_settings *s, char *why, size_t why_size)
 		return false;
 	}
 	return true;
+}
+
+bool export_check(const struct export_settings *s, char *why, size_t why_size)
+{
+	const void *at;
+	bool ok = check_files(s, &at, why, why_size);
+
+	if (!ok)
+		export_settings_place(s, at, why, why_size);
+	return ok;
 }
 
 static void append(struct exports *x, struct export *e)
@@ -220,6 +276,7 @@ bool exports_add(struct exports *x, struct export_settings *s,
 	if (find_exactly(x, s->name, strlen(s->name))) {
 		snprintf(why, why_size, "export \"%s\": defined twice; give one of them another name",
 			 s->name);
+		export_settings_place(s, NULL, why, why_size);
 		export_settings_free(s);
 		return false;
 	}
@@ -286,7 +343,7 @@ static void let_go(struct exports *x, const struct export_settings *list,
 			}
 		}
 		if (i)
-			renew(e, i);
+			give_back(e, i);
 	}
 }
 
@@ -341,30 +398,27 @@ bool exports_reload(struct exports *x, struct export_settings *list,
 	/* First all that can fail. */
 	for (s = list; s && ok; s = s->next) {
 		if (in_list(s->next, s->name)) {
-			snprintf(why, why_size, "%s%sexport \"%s\": defined twice; give one of them another name",
-				 s->where ? s->where : "", s->where ? ": " : "",
+			snprintf(why, why_size, "export \"%s\": defined twice; give one of them another name",
 				 s->name);
+			export_settings_place(s, NULL, why, why_size);
 			ok = false;
 		}
 	}
 	for (s = list; s && ok; s = rest) {
 		struct export *old = find_exactly(x, s->name, strlen(s->name));
-		char inner[800];
 
 		rest = s->next;
 		if (old && export_settings_same(old->settings, s)) {
 			same++;
 			continue;
 		}
-		e = export_new(s, old, inner, sizeof(inner));
+		e = export_new(s, old, why, why_size);
 		if (!e) {
 			let_go_of_any = true;
 			let_go(x, list, s->path);
-			e = export_new(s, old, inner, sizeof(inner));
+			e = export_new(s, old, why, why_size);
 		}
 		if (!e) {
-			snprintf(why, why_size, "%s%s%s", s->where ? s->where : "",
-				 s->where ? ": " : "", inner);
 			ok = false;
 			break;
 		}
@@ -619,6 +673,7 @@ bool export_identity(struct export *e, const struct export_client *who,
 	if (!i)
 		return false;
 	strcpy(id->image, i->id);
+	station_boot_word(&x, &c, station, i, id->boot);
 	/*
 	 * An overlay is this host's, whatever the image is: a station must not
 	 * go on over another host's overlay.

@@ -16,6 +16,20 @@
 #include "store.h"
 #include "translog.h"
 
+/* In which line of its file each setting is, by the offset of its field. */
+#define SETTING_LINES	40
+struct setting_lines {
+	unsigned int n;
+	struct {
+		unsigned short offset;
+		int line;
+	} at[SETTING_LINES];
+};
+
+void setting_line_add(struct setting_lines *l, size_t offset, int line);
+/* 0: in none. */
+int setting_line(const struct setting_lines *l, size_t offset);
+
 /* What the command line or a section of the configuration asks for. */
 struct export_settings {
 	char *name;		/* at most 256 bytes: what the spec promises */
@@ -36,6 +50,7 @@ struct export_settings {
 	bool flush, fua, trim, rotational;
 	unsigned int max_connections;	/* 0: any number */
 	const char *where;	/* "FILE:LINE" of it, for messages; or NULL */
+	struct setting_lines lines;	/* in that file */
 	struct export_settings *next;
 };
 
@@ -74,20 +89,28 @@ struct exports {
 struct export_settings *export_settings_new(const char *name, const char *path);
 void export_settings_free(struct export_settings *s);
 
+/*
+ * Put "FILE:LINE: " before @why: of the key of this field of @s, or, where the
+ * file does not have it or it is NULL, of the section.
+ */
+void export_settings_place(const struct export_settings *s, const void *field,
+			   char *why, size_t why_size);
+
 /* Do they ask for the same, wherever it is written? */
 bool export_settings_same(const struct export_settings *a,
 			  const struct export_settings *b);
 
 /*
  * Open what @s names and append it. Takes @s over, also on failure: then
- * returns false with one sentence in @why.
+ * returns false with one sentence in @why, behind the place of what is wrong.
  */
 bool exports_add(struct exports *x, struct export_settings *s,
 		 char *why, size_t why_size);
 
 /*
- * Could it be opened? Looks at the files without opening them for service, so
- * a server that runs is not in the way.
+ * Could it be opened, and its programs be run? Looks at the files without
+ * opening them for service, so a server that runs is not in the way. @why as
+ * above.
  */
 bool export_check(const struct export_settings *s, char *why, size_t why_size);
 
@@ -120,7 +143,7 @@ struct export *exports_find(struct exports *x, const char *name, size_t len);
 
 /*
  * May a client at this address see and use the export; and in *@read_only, does
- * its rule let it only read? Reads the authfile.
+ * its rule let it only read? Reads the authfile: may block.
  */
 bool export_allows(const struct export *e, const struct sockaddr *peer,
 		   bool *read_only);
@@ -156,7 +179,8 @@ void export_close(struct export *e, const struct export_client *who,
 
 /*
  * Which image this client would be given now: ->image and, if that has its
- * meaning on every host, ->host. False as export_open(). May block. From then
+ * meaning on every host, ->host; ->boot, which is the machine's, becomes another
+ * one if writes of it were lost (station_boot_word()). False as export_open(). May block. From then
  * on the client's station is given that one.
  */
 bool export_identity(struct export *e, const struct export_client *who,

@@ -3,7 +3,7 @@
  * job.c - what a worker thread does with a request: the one place where
  * commands of the protocol become operations of a store.
  *
- * Flushes of one store are committed in groups. The first becomes the runner;
+ * Flushes of one store, and what FUA asks for, are committed in groups. The first becomes the runner;
  * those that arrive while it is syncing are queued and give their worker back
  * at once; when the sync ends, one further sync answers all that were queued
  * before it began. So however many stations flush, a store holds one worker
@@ -220,7 +220,7 @@ static int run_range(const struct job *j, u64 off, u64 len)
 	}
 }
 
-/* A span of a long one, else all; then what FUA asks for. True: there is more. */
+/* A span of a long one, else all. True: there is more. */
 static bool run_ranges(struct job *j)
 {
 	const u64 at = j->offset + j->progress;
@@ -231,12 +231,7 @@ static bool run_ranges(struct job *j)
 		len = JOB_SPAN - at % JOB_SPAN;
 	j->error = run_range(j, at, len);
 	j->progress += len;
-	if (!j->error && j->progress < j->length)
-		return true;
-	if (!j->error && j->flags & NBD_CMD_FLAG_FUA &&
-	    j->type != NBD_CMD_CACHE)
-		j->error = j->store->ops->flush(j->store);
-	return false;
+	return !j->error && j->progress < j->length;
 }
 
 bool job_run(struct job *j, void (*done)(struct job *), void (*now)(void))
@@ -269,12 +264,20 @@ bool job_run(struct job *j, void (*done)(struct job *), void (*now)(void))
 	case NBD_CMD_WRITE:
 		j->error = s->ops->write(s, j->data, (u32)j->length, j->offset,
 					 fua);
+		if (j->error == STORE_UNSYNCED) {
+			run_flush(j, done, now);
+			return false;
+		}
 		break;
 	case NBD_CMD_CACHE:
 	case NBD_CMD_TRIM:
 	case NBD_CMD_WRITE_ZEROES:
 		if (run_ranges(j))
 			return true;
+		if (!j->error && fua && j->type != NBD_CMD_CACHE) {
+			run_flush(j, done, now);
+			return false;
+		}
 		break;
 	case NBD_CMD_FLUSH:
 		run_flush(j, done, now);

@@ -65,6 +65,10 @@ struct job {
 	struct store *store;	/* what this connection's requests go to */
 	struct big_request *big;	/* this is a chunk of it; or NULL */
 	bool more;		/* READ: other chunks of it come after this */
+	/* READ: pool.c's, see there. */
+	struct store *origin;	/* whose bytes these are; NULL: not to be merged */
+	struct job *same;	/* the next one in the table of reads */
+	struct job *followers;	/* who waits for this one to be read */
 	u64 started;		/* when a worker was asked, in microseconds */
 	u64 cookie;
 	u64 offset;
@@ -91,9 +95,12 @@ struct job {
 struct job *job_new(struct conn *c, struct export *e,
 		    const struct nbd_request *r, u32 data);
 
-/* A connection's reads that no worker has taken yet. pool.c's, zeroed at first. */
-struct read_turn {
-	struct read_turn *next;
+/*
+ * A connection's reads, or what it writes and syncs, that no worker has taken yet.
+ * pool.c's, zeroed at first.
+ */
+struct job_turn {
+	struct job_turn *next;
 	struct job *first, **last;
 };
 

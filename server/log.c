@@ -26,6 +26,14 @@ static pthread_mutex_t rate_lock = PTHREAD_MUTEX_INITIALIZER;
 static time_t rate_second;
 static unsigned int rate_lines, rate_dropped;
 
+/* Addresses share a place by chance, of a hash that nobody outside knows. */
+#define STATION_PLACES	256U
+static struct place {
+	uint64_t used;
+	time_t at;	/* the second when ->used was right */
+	unsigned int dropped;
+} station_place[STATION_PLACES];
+
 void log_debug(bool on)
 {
 	debug = on;
@@ -116,6 +124,40 @@ void log_peer(int priority, const char *fmt, ...)
 	if (dropped)
 		log_msg(LOG_WARNING, "%u lines about clients were not written: more than %d in a second",
 			dropped, LOG_PEER_RATE);
+	if (!show)
+		return;
+	va_start(ap, fmt);
+	put_line(priority, fmt, ap);
+	va_end(ap);
+}
+
+void log_station(unsigned int who, int priority, const char *fmt, ...)
+{
+	struct place *p = &station_place[who % STATION_PLACES];
+	unsigned int dropped = 0;
+	struct timespec now;
+	uint64_t less;
+	bool show;
+	va_list ap;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+	pthread_mutex_lock(&rate_lock);
+	less = (uint64_t)(now.tv_sec - p->at) * LOG_STATION_RATE;
+	p->at = now.tv_sec;
+	p->used = less < p->used ? p->used - less : 0;
+	show = p->used < LOG_STATION_BURST;
+	if (show) {
+		p->used++;
+		dropped = p->dropped;
+		p->dropped = 0;
+	} else {
+		p->dropped++;
+	}
+	pthread_mutex_unlock(&rate_lock);
+
+	if (dropped)
+		log_msg(LOG_WARNING, "%u lines about stations were not written: their address has more than %u at once and %u in a second",
+			dropped, LOG_STATION_BURST, LOG_STATION_RATE);
 	if (!show)
 		return;
 	va_start(ap, fmt);

@@ -27,6 +27,18 @@ void log_msg(int priority, const char *fmt, ...)
 void log_peer(int priority, const char *fmt, ...)
 	__attribute__((format(printf, 2, 3)));
 
+/*
+ * The same for what happens to stations, who have an export: @who is a number for
+ * their address, access_group(). Not counted among the above, so strangers cannot
+ * take these lines' place; and nor can a station take another address's. One
+ * address has LOG_STATION_BURST at once, which is a whole lab that comes behind
+ * one, and then LOG_STATION_RATE a second.
+ */
+#define LOG_STATION_BURST	8192U
+#define LOG_STATION_RATE	20U
+void log_station(unsigned int who, int priority, const char *fmt, ...)
+	__attribute__((format(printf, 3, 4)));
+
 /* Show LOG_DEBUG lines. Before the threads start. */
 void log_debug(bool on);
 

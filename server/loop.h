@@ -8,6 +8,7 @@
 #define SERVER_LOOP_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 #include "out.h"
 
@@ -43,6 +44,9 @@ void loop_poke(struct loop *l, struct conn *c);
 
 /* Call conn_settle() in some milliseconds: it waits for the memory budget. */
 void loop_retry(struct loop *l);
+
+/* When the loop heard of what it is at now, in nanoseconds of CLOCK_MONOTONIC. */
+uint64_t loop_woke(struct loop *l);
 
 /* LOOP_RX bytes for what a connection receives, until it returns. */
 uint8_t *loop_rx(struct loop *l);

@@ -34,10 +34,12 @@
 #include "export.h"
 #include "listen.h"
 #include "log.h"
+#include "loss.h"
 #include "os.h"
 #include "overlays.h"
 #include "pins.h"
 #include "run.h"
+#include "session.h"
 #include "translog.h"
 
 #ifndef VERSION
@@ -66,20 +68,23 @@ static bool complain(const char *why)
 	return false;
 }
 
+/* The same, with the line of this field of the configuration. */
+static bool complain_at(const struct config *c, const void *field,
+			const char *why)
+{
+	char at[CONFIG_PLACE];
+
+	log_msg(LOG_ERR, "%s%s", config_place(c, field, at, sizeof(at)), why);
+	return false;
+}
+
 /* -- setting up --------------------------------------------------------- */
 
 static bool add_export(struct server *s, struct export_settings *e)
 {
-	/* exports_add() takes the settings, in failure too. */
-	char *where = e->where ? strdup(e->where) : NULL;
 	char why[WHY];
-	bool ok = exports_add(&s->exports, e, why, sizeof(why));
 
-	if (!ok)
-		log_msg(LOG_ERR, "%s%s%s", where ? where : "",
-			where ? ": " : "", why);
-	free(where);
-	return ok;
+	return exports_add(&s->exports, e, why, sizeof(why)) || complain(why);
 }
 
 /*
@@ -138,6 +143,7 @@ static bool from_stdin(const struct server *s)
 static bool start_listening(struct server *s)
 {
 	const char *address = s->config.address, *port = s->config.port;
+	const void *at = address ? &s->config.address : &s->config.port;
 	char why[WHY];
 
 	if (from_stdin(s)) {
@@ -151,7 +157,8 @@ static bool start_listening(struct server *s)
 	if (s->config.unix_socket) {
 		if (!listen_unix(&s->listeners, s->config.unix_socket, why,
 				 sizeof(why)))
-			return complain(why);
+			return complain_at(&s->config, &s->config.unix_socket,
+					   why);
 		if (!s->config.dual_listen && !s->args.port)
 			return true;
 	}
@@ -159,9 +166,10 @@ static bool start_listening(struct server *s)
 	if (s->args.port) {
 		port = s->args.port;
 		address = s->args.address;
+		at = NULL;
 	}
 	if (!listen_all(&s->listeners, address, port, why, sizeof(why)))
-		return complain(why);
+		return at ? complain_at(&s->config, at, why) : complain(why);
 	return true;
 }
 
@@ -244,7 +252,10 @@ static bool open_control(struct server *s)
 	};
 	char why[WHY];
 
-	return control_open(&settings, why, sizeof(why)) || complain(why);
+	if (control_open(&settings, why, sizeof(why)))
+		return true;
+	return complain_at(&s->config, strncmp(why, "metricsport", 11) ?
+			   &s->config.control : &s->config.metrics_port, why);
 }
 
 /*
@@ -306,8 +317,13 @@ static bool set_up(struct server *s)
 	if (s->args.config && !become_folders(&s->config, why, sizeof(why)))
 		return complain(why);
 	/* All exports have the same, and take it from here. */
-	if (s->config.exports && s->config.exports->pins)
+	if (s->config.exports && s->config.exports->pins) {
+		struct nbd_identity server;
+
 		s->pins = strdup(s->config.exports->pins);
+		session_server(&server);
+		loss_keep_in(s->config.exports->pins, server.boot);
+	}
 	/* While we may; a thread becomes it later, as whoever we are then. */
 	if (s->config.realtime)
 		os_allow_realtime(true);

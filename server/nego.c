@@ -129,7 +129,10 @@ static void answer_list(struct nego *n)
 		if (text)
 			memcpy(p + 4 + name, e->description, text);
 	}
-	ack(n);
+	if (i == NEGO_LIST_LATER)
+		n->step = STEP_WAIT;
+	else
+		ack(n);
 }
 
 static void info_string(struct nego *n, u16 type, const char *s)

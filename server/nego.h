@@ -21,6 +21,7 @@
 #ifndef SERVER_NEGO_H
 #define SERVER_NEGO_H
 
+#include <stdint.h>
 #include <sys/types.h>
 
 #include "nbd-session.h"
@@ -67,7 +68,8 @@ struct nego_ops {
 					  char *text);
 	/*
 	 * The export at *@index or after it that this client may see, and
-	 * *@index then its place; NULL after the last one.
+	 * *@index then its place; NULL after the last one. NULL and *@index
+	 * NEGO_LIST_LATER, of the first one: it takes time, as above.
 	 */
 	const struct nego_export *(*list)(void *ctx, size_t *index);
 	/*
@@ -85,8 +87,9 @@ struct nego_ops {
 /* What base:allocation is called in replies to NBD_CMD_BLOCK_STATUS. */
 #define NEGO_ID_ALLOCATION	1U
 
-/* In place of an NBD_REP_ERR_*. */
+/* In place of an NBD_REP_ERR_*, and of a place in the list. */
 #define NEGO_LATER	0U
+#define NEGO_LIST_LATER	SIZE_MAX
 
 /* Longest option data that is looked at. */
 #define NEGO_MAX_DATA	8192

@@ -29,6 +29,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include "nbd-wire.h"
@@ -287,6 +288,54 @@ int overlay_map_load(struct overlay_map *m, bool same_boot, bool clean)
 	return err;
 }
 
+void overlay_map_sweep(struct overlay_map *m, uint64_t data_at)
+{
+	uint64_t off = data_at, end = off + m->blocks * OVERLAY_BLOCK;
+
+	while (off < end) {
+		off_t from = lseek(m->fd, (off_t)off, SEEK_DATA), to;
+		uint64_t b, last;
+
+		to = from < 0 ? -1 : lseek(m->fd, from, SEEK_HOLE);
+		if (to < 0)
+			return;
+		last = ((uint64_t)to - data_at + OVERLAY_BLOCK - 1) /
+		       OVERLAY_BLOCK;
+		if (last > m->blocks)
+			last = m->blocks;
+		for (b = ((uint64_t)from - data_at) / OVERLAY_BLOCK; b < last; ) {
+			unsigned int state;
+			uint64_t n = overlay_map_run(m, b, last - b, &state);
+
+			if (state != OVERLAY_DATA &&
+			    os_punch_hole(m->fd, data_at + b * OVERLAY_BLOCK,
+					  n * OVERLAY_BLOCK))
+				return;
+			b += n;
+		}
+		off = (uint64_t)to;
+	}
+}
+
+/*
+ * Most stations write few blocks, and hundreds of them are idle: pages that the
+ * system gives when they are written, and gets back when the station leaves.
+ * What comes from the heap was somebody else's and is filled with zeroes.
+ */
+static void *new_map(uint64_t len)
+{
+	void *map = mmap(NULL, len, PROT_READ | PROT_WRITE,
+			 MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (map == MAP_FAILED)
+		return NULL;
+#ifdef MADV_NOHUGEPAGE
+	/* The maps lie side by side: the first block written is not 2 MiB. */
+	(void)madvise(map, len, MADV_NOHUGEPAGE);
+#endif
+	return map;
+}
+
 bool overlay_map_init(struct overlay_map *m, int fd, uint64_t size)
 {
 	m->fd = fd;
@@ -294,7 +343,7 @@ bool overlay_map_init(struct overlay_map *m, int fd, uint64_t size)
 	m->len = overlay_map_length(size);
 	m->pages = m->len / PAGE;
 	m->at_b = OVERLAY_MAP_AT + m->len;
-	m->four = calloc(1, m->len);
+	m->four = new_map(m->len);
 	m->page = calloc(1, m->pages);
 	pthread_mutex_init(&m->lock, NULL);
 	pthread_mutex_init(&m->flush_lock, NULL);
@@ -307,6 +356,7 @@ void overlay_map_free(struct overlay_map *m)
 		return;
 	pthread_mutex_destroy(&m->lock);
 	pthread_mutex_destroy(&m->flush_lock);
-	free((void *)(uintptr_t)m->four);
+	if (m->four)
+		munmap((void *)(uintptr_t)m->four, m->len);
 	free((void *)(uintptr_t)m->page);
 }

@@ -37,6 +37,12 @@ void overlay_map_free(struct overlay_map *m);
  */
 int overlay_map_load(struct overlay_map *m, bool same_boot, bool clean);
 
+/*
+ * Give back what was written, after @data_at in the file, and never came into the
+ * map. Best effort.
+ */
+void overlay_map_sweep(struct overlay_map *m, uint64_t data_at);
+
 static inline unsigned int overlay_map_state(const struct overlay_map *m,
 					     uint64_t block)
 {

@@ -22,7 +22,7 @@
 #include "store-overlay.h"
 
 static const char usage[] =
-	"write: nbd-server overlays list [--dir=DIR], or show|drop [--dir=DIR] EXPORT@STATION...";
+	"write: nbd-server overlays list [-C CONFIG], or show|drop [-C CONFIG] EXPORT@STATION... (or --dir=DIR for -C)";
 
 /* "EXPORT@STATION" to its file; to be freed. NULL: logged. */
 static char *file_of(const char *dir, const char *name)
@@ -77,7 +77,7 @@ static int list(const char *dir)
 	struct overlay_info info;
 
 	if (n < 0) {
-		log_msg(LOG_ERR, "%s: %s; --dir=DIR names the folder (overlay_dir)",
+		log_msg(LOG_ERR, "%s: %s; -C CONFIG says where they are, or --dir=DIR",
 			dir, strerror(errno));
 		return 1;
 	}
@@ -151,41 +151,116 @@ static int drop(const char *path)
 	return 0;
 }
 
-int overlays_command(int argc, char **argv)
+/* Where the configuration says that this export's are. */
+static const char *dir_of(const struct config *c, const char *name,
+			  const char *otherwise)
 {
-	const char *dir = CONFIG_STATE_DIR "/overlays", *verb = NULL;
-	int i, status = 0, names = 0;
+	const char *at = strrchr(name, '@');
+	const struct export_settings *e;
 
-	for (i = 1; i < argc; i++) {
-		if (!strncmp(argv[i], "--dir=", 6))
-			dir = argv[i] + 6;
-		else if (argv[i][0] == '-' && argv[i][1] == '-') {
-			log_msg(LOG_ERR, "overlays: \"%s\" is not an option; %s",
-				argv[i], usage);
-			return 1;
-		} else if (!verb) {
-			verb = argv[i];
-		} else {
-			names++;
+	for (e = c->exports; e && at; e = e->next)
+		if (e->overlay_dir && strlen(e->name) == (size_t)(at - name) &&
+		    !strncmp(e->name, name, (size_t)(at - name)))
+			return e->overlay_dir;
+	return otherwise;
+}
+
+/* All folders that a configuration names, each once. */
+static int list_all(const struct config *c, const char *path)
+{
+	const struct export_settings *e, *before;
+	int status = 0, n = 0;
+
+	for (e = c->exports; e; e = e->next) {
+		for (before = c->exports; before != e; before = before->next)
+			if (before->overlay_dir && e->overlay_dir &&
+			    !strcmp(before->overlay_dir, e->overlay_dir))
+				break;
+		if (e->overlay_dir && before == e) {
+			status |= list(e->overlay_dir);
+			n++;
 		}
 	}
-	if (!verb || (strcmp(verb, "list") && strcmp(verb, "show") &&
-		      strcmp(verb, "drop")) ||
-	    (strcmp(verb, "list") ? !names : names)) {
-		log_msg(LOG_ERR, "overlays: %s", usage);
-		return 1;
-	}
-	if (!strcmp(verb, "list"))
-		return list(dir);
-	for (i = 1; i < argc; i++) {
-		char *path;
+	if (!n)
+		log_msg(LOG_ERR, "%s: no export in it has overlays", path);
+	return n ? status : 1;
+}
 
-		if (argv[i] == verb || !strncmp(argv[i], "--dir=", 6))
-			continue;
-		path = file_of(dir, argv[i]);
-		if (!path || (!strcmp(verb, "show") ? show(path) : drop(path)))
+struct request {
+	const char *dir, *config, *verb;
+	char **names;
+	int n;
+};
+
+static bool parse(int argc, char **argv, struct request *r)
+{
+	bool is_list;
+	int i;
+
+	memset(r, 0, sizeof(*r));
+	/* The names come to the front. */
+	r->names = argv;
+	for (i = 1; i < argc; i++) {
+		if (!strncmp(argv[i], "--dir=", 6)) {
+			r->dir = argv[i] + 6;
+		} else if (!strcmp(argv[i], "-C") && argv[i + 1]) {
+			r->config = argv[++i];
+		} else if (argv[i][0] == '-') {
+			log_msg(LOG_ERR, "overlays: \"%s\" is not an option; %s",
+				argv[i], usage);
+			return false;
+		} else if (!r->verb) {
+			r->verb = argv[i];
+		} else {
+			r->names[r->n++] = argv[i];
+		}
+	}
+	is_list = r->verb && !strcmp(r->verb, "list");
+	if (!r->verb || is_list == (r->n > 0) ||
+	    (!is_list && strcmp(r->verb, "show") && strcmp(r->verb, "drop"))) {
+		log_msg(LOG_ERR, "overlays: %s", usage);
+		return false;
+	}
+	return true;
+}
+
+/* @dir: where no configuration says otherwise. */
+static int carry_out(const struct request *r, const struct config *c,
+		     const char *dir)
+{
+	int i, status = 0;
+
+	if (!strcmp(r->verb, "list"))
+		return r->config && !r->dir ? list_all(c, r->config) : list(dir);
+	for (i = 0; i < r->n; i++) {
+		char *path = file_of(r->dir ? dir : dir_of(c, r->names[i], dir),
+				     r->names[i]);
+
+		if (!path ||
+		    (!strcmp(r->verb, "show") ? show(path) : drop(path)))
 			status = 1;
 		free(path);
 	}
+	return status;
+}
+
+int overlays_command(int argc, char **argv)
+{
+	char *dir = NULL, why[1024];
+	struct config c = { 0 };
+	struct request r;
+	int status = 1;
+
+	if (!parse(argc, argv, &r))
+		return 1;
+	if (r.config && !config_load(&c, r.config, why, sizeof(why)))
+		log_msg(LOG_ERR, "%s", why);
+	else if (r.dir)
+		status = carry_out(&r, &c, r.dir);
+	else if (asprintf(&dir, "%s/overlays",
+			  c.state_dir ? c.state_dir : CONFIG_STATE_DIR) >= 0)
+		status = carry_out(&r, &c, dir);
+	free(dir);
+	config_free(&c);
 	return status;
 }

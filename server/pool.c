@@ -1,16 +1,20 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * pool.c - worker threads and their four queues. Reads are one; whatever
- * writes or syncs is another, and may hold no more than three quarters of the
- * workers: when the disk throttles writers, stations that boot still read. Nor
- * do reads that wait without an end keep writers from the disk: up to a quarter of
- * the workers writes meanwhile, each second one that takes something to do.
- * Connections that open and close their exports run programs that take as long
- * as they like, and long zeroings and their like take the disk's time: of the
- * workers a quarter each.
+ * pool.c - worker threads and their five queues. Reads are one; what writes or
+ * syncs is another, and may hold no more than three quarters of the workers: when
+ * the disk throttles writers, stations that boot still read. Nor do reads that wait
+ * without an end keep writers from the disk: up to a quarter of the workers
+ * writes meanwhile, each second one that takes something to do. Connections that
+ * open their exports run programs that take as long as they like, those that close
+ * them sync, and long zeroings and their like take the disk's time: of the workers a
+ * quarter each.
  *
- * Reads are taken from each connection in its turn: one that asks for much at once
- * does not make the others wait until all of it is done.
+ * Reads and writes are taken from each connection in its turn: one that asks for
+ * much at once does not make the others wait until all of it is done.
+ *
+ * Stations that boot together want the same of an image that is not in memory
+ * yet. Of identical reads one goes to the disk; the others hold no worker
+ * meanwhile, and find it in memory then.
  *
  * Small writes end in the page cache, each in a microsecond or two and one
  * after the other under the file's lock, so waking a worker and a loop for
@@ -28,19 +32,24 @@
 /* A group: this many small writes, and this many bytes. */
 #define GROUP_JOBS	16U
 #define GROUP_BYTES	(256U << 10)
+/* A part of one may have to be read first. */
+#define GROUP_BLOCK	4096U
+/* The table of reads. */
+#define MERGE_SLOTS	256U
 
-enum { READ, OPEN, LONG, WRITE, QUEUES };
+enum { READ, WRITE, OPEN, CLOSE, LONG, QUEUES };
 
 struct queue {
-	struct job_list jobs;
-	unsigned int running, max;	/* workers */
+	struct job_turn *turn, **last_turn;	/* READ and WRITE: connections */
+	struct job_list jobs;			/* the others */
+	unsigned int running, max;		/* workers */
 };
 
 static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t work;
-	struct queue queue[QUEUES];	/* but reads, which are here: */
-	struct read_turn *turn, **last_turn;
+	struct queue queue[QUEUES];
+	struct job *reads[MERGE_SLOTS];	/* queued or running, each another one */
 	unsigned int idle;
 	unsigned int max_busy;	/* workers that do not read */
 	unsigned int reserve;	/* workers that write though reads wait */
@@ -59,8 +68,9 @@ static unsigned int kind_of(const struct job *j)
 	switch (j->type) {
 	case JOB_OPEN:
 	case JOB_IDENTIFY:
-	case JOB_CLOSE:
 		return OPEN;
+	case JOB_CLOSE:
+		return CLOSE;
 	case NBD_CMD_READ:
 	case NBD_CMD_BLOCK_STATUS:
 		return READ;
@@ -82,11 +92,12 @@ static struct job *pop(struct job_list *l)
 	return j;
 }
 
-/* No sync, and no long copy. */
+/* No sync, no long copy, and no block of which a part has to be read. */
 static bool is_quick(const struct job *j)
 {
 	return j->type == NBD_CMD_WRITE && !(j->flags & NBD_CMD_FLAG_FUA) &&
-	       j->length <= GROUP_BYTES / 4;
+	       j->length <= GROUP_BYTES / 4 &&
+	       !((j->offset | j->length) % GROUP_BLOCK);
 }
 
 /* May @j be the next one of a group of @n jobs and @bytes? Counts it if so. */
@@ -100,49 +111,106 @@ static bool joins(const struct job *j, unsigned int *n, uint32_t *bytes)
 	return true;
 }
 
-/* Under the lock, as the next two. */
-static void add_turn(struct read_turn *t)
+/* Under the lock, as all up to has_work(). */
+static void add_turn(struct queue *q, struct job_turn *t)
 {
 	t->next = NULL;
-	*pool.last_turn = t;
-	pool.last_turn = &t->next;
+	*q->last_turn = t;
+	q->last_turn = &t->next;
 }
 
-static void add_read(struct job *j)
+static void add_job(unsigned int kind, struct job *j)
 {
-	struct read_turn *t = &j->conn->reads;
+	struct queue *q = &pool.queue[kind];
+	struct job_turn *t;
 
+	if (kind > WRITE) {
+		job_list_add(&q->jobs, j);
+		return;
+	}
+	t = kind == READ ? &j->conn->reads : &j->conn->writes;
 	j->next = NULL;
 	if (!t->first) {
 		t->last = &t->first;
-		add_turn(t);
+		add_turn(q, t);
 	}
 	*t->last = j;
 	t->last = &j->next;
 }
 
 /* One of the connection whose turn it is. */
-static struct job *take_read(void)
+static struct job *take_turn(struct queue *q)
 {
-	struct read_turn *t = pool.turn;
+	struct job_turn *t = q->turn;
 	struct job *j = t->first;
 
-	pool.turn = t->next;
-	if (!pool.turn)
-		pool.last_turn = &pool.turn;
+	q->turn = t->next;
+	if (!q->turn)
+		q->last_turn = &q->turn;
 	t->first = j->next;
 	if (t->first)
-		add_turn(t);
+		add_turn(q, t);
 	j->next = NULL;
 	return j;
 }
 
+static struct job **read_slot(const struct job *j)
+{
+	const uintptr_t n = (uintptr_t)j->origin / 64 + j->offset / 4096;
+
+	return &pool.reads[n % MERGE_SLOTS];
+}
+
+/* Is the same being read? Then @j waits for it; else others may wait for @j. */
+static bool follows(struct job *j)
+{
+	struct job **slot = read_slot(j), *k = *slot;
+
+	while (k && (k->origin != j->origin || k->offset != j->offset ||
+		     k->length != j->length))
+		k = k->same;
+	if (k) {
+		j->next = k->followers;
+		k->followers = j;
+		return true;
+	}
+	j->same = *slot;
+	*slot = j;
+	return false;
+}
+
+/* @j has been read: who waited for it reads it now, each for itself. */
+static unsigned int release_followers(struct job *j)
+{
+	struct job **k = read_slot(j), *f, *next;
+	unsigned int n = 0;
+
+	while (*k != j)
+		k = &(*k)->same;
+	*k = j->same;
+	for (f = j->followers; f; f = next, n++) {
+		next = f->next;
+		f->origin = NULL;
+		add_job(READ, f);
+	}
+	return n;
+}
+
+static bool has_work(const struct queue *q)
+{
+	return q->turn || q->jobs.first;
+}
+
 static bool may_take(const struct queue *q)
 {
-	const bool any = q == &pool.queue[READ] ? pool.turn != NULL :
-						  q->jobs.first != NULL;
+	return has_work(q) && q->running < q->max;
+}
 
-	return any && q->running < q->max;
+/* Workers that write, or sync. */
+static unsigned int writing(void)
+{
+	return pool.queue[LONG].running + pool.queue[WRITE].running +
+	       pool.queue[CLOSE].running;
 }
 
 /* Under the lock, as the next: LONG and WRITE in their turns; NULL: neither. */
@@ -150,10 +218,9 @@ static struct queue *next_writer(void)
 {
 	struct queue *q = pool.queue;
 
-	if (q[OPEN].running + q[LONG].running + q[WRITE].running >=
-	    q[WRITE].max)
+	if (writing() + q[OPEN].running >= q[WRITE].max)
 		return NULL;
-	if (may_take(&q[LONG]) && !(q[WRITE].jobs.first && pool.was_long)) {
+	if (may_take(&q[LONG]) && !(has_work(&q[WRITE]) && pool.was_long)) {
 		pool.was_long = true;
 		return &q[LONG];
 	}
@@ -165,13 +232,15 @@ static struct queue *next_writer(void)
 static struct queue *next_queue(void)
 {
 	struct queue *q = pool.queue, *writer = NULL;
-	const unsigned int write = q[LONG].running + q[WRITE].running;
 
-	if (may_take(&q[OPEN]) && write + q[OPEN].running < pool.max_busy)
+	if (may_take(&q[OPEN]) && writing() + q[OPEN].running < pool.max_busy)
 		return &q[OPEN];
+	if (may_take(&q[CLOSE]) && writing() < q[WRITE].max &&
+	    writing() + q[OPEN].running < pool.max_busy)
+		return &q[CLOSE];
 	if (!may_take(&q[READ]))
 		return next_writer();
-	if (write < pool.reserve && !pool.was_write)
+	if (writing() < pool.reserve && !pool.was_write)
 		writer = next_writer();
 	pool.was_write = writer != NULL;
 	return writer ? writer : &q[READ];
@@ -185,16 +254,15 @@ static struct job *next_jobs(struct queue *q)
 	unsigned int n = 0;
 
 	if (q == &pool.queue[READ])
-		return take_read();
+		return take_turn(q);
 	if (q != &pool.queue[WRITE]) {
 		list = pop(&q->jobs);
 		list->next = NULL;
 		return list;
 	}
-	while (q->jobs.first && joins(q->jobs.first, &n, &bytes)) {
-		*end = pop(&q->jobs);
+	while (q->turn && joins(q->turn->first, &n, &bytes)) {
+		*end = take_turn(q);
 		end = &(*end)->next;
-		*end = NULL;
 	}
 	return list;
 }
@@ -209,13 +277,29 @@ static void finish(struct job *j)
 	finished_end = &j->next;
 }
 
+static void wake_workers(unsigned int n)
+{
+	while (n--)
+		pthread_cond_signal(&pool.work);
+}
+
 /* Those of a group together: each hand-over may wake a loop. */
 static void hand_over(void)
 {
 	struct job *list = finished;
+	unsigned int wake;
 
 	finished = NULL;
 	finished_end = &finished;
+	/* A read is alone, and from here on the loop's. */
+	if (list && list->origin) {
+		pthread_mutex_lock(&pool.lock);
+		wake = release_followers(list);
+		if (wake > pool.idle)
+			wake = pool.idle;
+		pthread_mutex_unlock(&pool.lock);
+		wake_workers(wake);
+	}
 	if (list)
 		pool.done(list);
 }
@@ -240,8 +324,12 @@ static struct job *run(struct job *j)
 /* Under the lock: is anything but a read in the queues? */
 static bool others_wait(void)
 {
-	return pool.queue[OPEN].jobs.first || pool.queue[LONG].jobs.first ||
-	       pool.queue[WRITE].jobs.first;
+	unsigned int i;
+
+	for (i = WRITE; i < QUEUES; i++)
+		if (has_work(&pool.queue[i]))
+			return true;
+	return false;
 }
 
 static void *worker(void *arg)
@@ -285,6 +373,7 @@ static void share_out(unsigned int threads)
 
 	pool.queue[READ].max = threads;
 	pool.queue[OPEN].max = quarter;
+	pool.queue[CLOSE].max = quarter;
 	pool.queue[LONG].max = quarter;
 	pool.queue[WRITE].max = threads - threads / 4;
 	pool.reserve = quarter;
@@ -313,10 +402,11 @@ bool pool_start(unsigned int threads, bool lend,
 	unsigned int i;
 
 	make_lock(lend);
-	for (i = 0; i < QUEUES; i++)
+	for (i = 0; i < QUEUES; i++) {
 		job_list_init(&pool.queue[i].jobs);
-	pool.turn = NULL;
-	pool.last_turn = &pool.turn;
+		pool.queue[i].turn = NULL;
+		pool.queue[i].last_turn = &pool.queue[i].turn;
+	}
 	pool.done = done;
 	pool.stop = false;
 	pool.thread = calloc(threads, sizeof(*pool.thread));
@@ -339,6 +429,16 @@ bool pool_start(unsigned int threads, bool lend,
 	return pool.threads > 0;
 }
 
+/* Whose bytes a READ is to have, if anybody else may want the same. */
+static void find_origin(struct job *j)
+{
+	struct store *s = j->store;
+
+	if (j->type == NBD_CMD_READ)
+		j->origin = s->ops->origin ?
+			    s->ops->origin(s, (u32)j->length, j->offset) : s;
+}
+
 void pool_submit(struct job_list *l)
 {
 	struct job *j = l->first, *next;
@@ -347,15 +447,16 @@ void pool_submit(struct job_list *l)
 
 	if (!j)
 		return;
+	for (; j; j = j->next)
+		find_origin(j);
 	pthread_mutex_lock(&pool.lock);
-	for (; j; j = next) {
+	for (j = l->first; j; j = next) {
 		const unsigned int kind = kind_of(j);
 
 		next = j->next;
-		if (kind == READ)
-			add_read(j);
-		else
-			job_list_add(&pool.queue[kind].jobs, j);
+		if (j->origin && follows(j))
+			continue;
+		add_job(kind, j);
 		if (kind != WRITE) {
 			wake++;
 			continue;
@@ -370,8 +471,7 @@ void pool_submit(struct job_list *l)
 	if (wake > pool.idle)
 		wake = pool.idle;
 	pthread_mutex_unlock(&pool.lock);
-	while (wake--)
-		pthread_cond_signal(&pool.work);
+	wake_workers(wake);
 	job_list_init(l);
 }
 

@@ -5,6 +5,7 @@
  */
 #include "export.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -41,6 +42,40 @@ void export_settings_free(struct export_settings *s)
 	free(s->transaction_log);
 	free((char *)s->where);
 	free(s);
+}
+
+void setting_line_add(struct setting_lines *l, size_t offset, int line)
+{
+	if (l->n == SETTING_LINES)
+		return;
+	l->at[l->n].offset = (unsigned short)offset;
+	l->at[l->n++].line = line;
+}
+
+int setting_line(const struct setting_lines *l, size_t offset)
+{
+	unsigned int i;
+
+	for (i = 0; i < l->n; i++)
+		if (l->at[i].offset == offset)
+			return l->at[i].line;
+	return 0;
+}
+
+void export_settings_place(const struct export_settings *s, const void *field,
+			   char *why, size_t why_size)
+{
+	int line = field ? setting_line(&s->lines, (size_t)((const char *)field -
+							    (const char *)s)) : 0;
+	const char *colon = s->where ? strrchr(s->where, ':') : NULL;
+	char *said;
+
+	if (!colon)
+		return;
+	said = strdup(why);
+	snprintf(why, why_size, "%.*s:%d: %s", (int)(colon - s->where), s->where,
+		 line ? line : atoi(colon + 1), said ? said : "out of memory");
+	free(said);
 }
 
 static bool same_text(const char *a, const char *b)

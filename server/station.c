@@ -17,6 +17,7 @@
 #include <arpa/inet.h>
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <netinet/in.h>
 #include <pthread.h>
 #include <stdio.h>
@@ -26,6 +27,7 @@
 
 #include "access.h"
 #include "log.h"
+#include "loss.h"
 #include "pins.h"
 #include "session.h"
 #include "store-overlay.h"
@@ -429,6 +431,31 @@ static int prepare(const struct station_export *x, const struct station_client *
 	return err;
 }
 
+void station_boot_word(const struct station_export *x,
+		       const struct station_client *c, const char *station,
+		       const struct image *i, char boot[NBD_SESSION_WORD])
+{
+	struct overlay_info info;
+	char *path, sink[256];
+	int fd;
+
+	if (x->kind == OVERLAY_NONE) {
+		if (!x->image.read_only)
+			loss_rename_boot(store_file_fd(i->store), boot);
+		return;
+	}
+	path = station_path(x->dir, x->name, station, STATION_OVERLAY);
+	fd = path ? open(path, O_PATH | O_CLOEXEC | O_NOFOLLOW) : -1;
+	/* One that is about to be replaced has lost nothing of this boot's. */
+	if (fd >= 0 &&
+	    !overlay_inspect(path, false, &info, sink, sizeof(sink)) &&
+	    overlay_stays(x, c, &info))
+		loss_rename_boot(fd, boot);
+	if (fd >= 0)
+		close(fd);
+	free(path);
+}
+
 static struct store *open_new(const struct station_export *x,
 			      const struct station_client *c,
 			      const char *station, const char *path,
@@ -581,6 +608,13 @@ void station_overlay_close(struct store *s, bool done)
 	 */
 	if (!pins_known(o->boot) && !o->created && !store_overlay_changed(s))
 		o->done = false;
+	/*
+	 * A visitor's own, which holds nothing: it would count, and stand in the
+	 * list, for nobody. (A boot's stays: the boot may come back to it.)
+	 */
+	if (!pins_known(o->boot) && o->created && o->done &&
+	    !store_overlay_changed(s))
+		(void)unlink(o->path);
 	(void)store_overlay_mark(s, pins_known(o->boot) ? o->boot : NULL, o->done);
 	s->ops->close(s);
 	image_put(o->base);
@@ -588,19 +622,6 @@ void station_overlay_close(struct store *s, bool done)
 	pthread_mutex_lock(&lock);
 	remove_overlay(o);
 	pthread_cond_broadcast(&changed);
-	pthread_mutex_unlock(&lock);
-}
-
-void station_overlays_each(void *ctx, void (*fn)(void *ctx,
-			   const char *export_name, const char *station,
-			   const struct store *s))
-{
-	struct open_overlay *o;
-
-	pthread_mutex_lock(&lock);
-	for (o = overlays; o; o = o->next)
-		if (!o->busy)
-			fn(ctx, o->export_name, o->station, o->store);
 	pthread_mutex_unlock(&lock);
 }
 

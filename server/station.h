@@ -56,6 +56,15 @@ struct image *station_image(struct station_export *x,
 			    const char *station, char *why, size_t why_size);
 
 /*
+ * What this boot of the server's machine is called towards the station, from
+ * @boot: another word if a former run of the server has lost writes of the file
+ * that the station writes (loss.h). May block.
+ */
+void station_boot_word(const struct station_export *x,
+		       const struct station_client *c, const char *station,
+		       const struct image *i, char boot[NBD_SESSION_WORD]);
+
+/*
  * The station's overlay over @base, made or emptied as the kind asks; the same
  * store for all connections of a station. Holds @base itself. NULL with @why.
  * May block.
@@ -67,11 +76,6 @@ struct store *station_overlay_open(const struct station_export *x,
 
 /* @done: the client said that it needs it no more. May block. */
 void station_overlay_close(struct store *s, bool done);
-
-/* Call @fn for each overlay that is open. */
-void station_overlays_each(void *ctx, void (*fn)(void *ctx,
-			   const char *export_name, const char *station,
-			   const struct store *s));
 
 /* Flush all of them; false when one failed (it was logged). */
 bool station_overlays_sync(void);

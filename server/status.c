@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
- * status.c - the list of connections in use, and the reports made of it. The
+ * status.c - the list of connections, and the reports made of it for programs. The
  * list's lock is taken when a connection begins and ends, and by whoever asks
  * for a report; requests never see it.
  */
 #define _GNU_SOURCE
-#include "status.h"
+#include "status-seen.h"
 
 #include <inttypes.h>
 #include <pthread.h>
@@ -16,7 +16,6 @@
 #include <unistd.h>
 
 #include "image.h"
-#include "log.h"
 #include "store-overlay.h"
 
 #ifndef VERSION
@@ -26,45 +25,76 @@
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct status_conn *first, **last = &first;
 static uint64_t next_id;
-static unsigned int in_use;
+static unsigned int listed, in_use;
 /* Of connections that have ended, so that the sums never go back. */
 static struct status_counts ended;
 static uint64_t ended_n;
 
-static uint64_t get(const _Atomic uint64_t *n)
-{
-	return atomic_load_explicit(n, memory_order_relaxed);
-}
-
 static void add_counts(struct status_counts *to, const struct status_counts *c)
 {
-	status_count(&to->reads, get(&c->reads));
-	status_count(&to->writes, get(&c->writes));
-	status_count(&to->others, get(&c->others));
-	status_count(&to->read_bytes, get(&c->read_bytes));
-	status_count(&to->written_bytes, get(&c->written_bytes));
-	status_count(&to->errors, get(&c->errors));
-	status_count(&to->waited, get(&c->waited));
-	status_count(&to->waited_us, get(&c->waited_us));
-	if (get(&c->longest_us) > get(&to->longest_us))
-		atomic_store(&to->longest_us, get(&c->longest_us));
+	status_count(&to->reads, status_get(&c->reads));
+	status_count(&to->writes, status_get(&c->writes));
+	status_count(&to->others, status_get(&c->others));
+	status_count(&to->read_bytes, status_get(&c->read_bytes));
+	status_count(&to->written_bytes, status_get(&c->written_bytes));
+	status_count(&to->errors, status_get(&c->errors));
+	status_count(&to->waited, status_get(&c->waited));
+	status_count(&to->waited_us, status_get(&c->waited_us));
+	status_count(&to->answered, status_get(&c->answered));
+	status_count(&to->answered_ns, status_get(&c->answered_ns));
+	if (status_get(&c->longest_us) > status_get(&to->longest_us))
+		atomic_store(&to->longest_us, status_get(&c->longest_us));
 }
 
-void status_enter(struct status_conn *c)
+void status_enter(struct status_conn *c, const char *peer)
 {
 	pthread_mutex_lock(&lock);
 	c->id = ++next_id;
 	c->since = time(NULL);
+	c->peer = peer;
 	c->next = NULL;
 	c->prev = last;
 	*last = c;
 	last = &c->next;
-	in_use++;
+	listed++;
 	pthread_mutex_unlock(&lock);
 }
 
-void status_leave(struct status_conn *c)
+void status_use(struct status_conn *c, const char *export_name,
+		const struct export_opened *opened, const struct store *store,
+		bool read_only)
 {
+	pthread_mutex_lock(&lock);
+	c->since = time(NULL);
+	c->export_name = export_name;
+	c->opened = opened;
+	c->store = store;
+	c->read_only = read_only;
+	in_use++;
+	pthread_mutex_unlock(&lock);
+	away_remove(export_name, opened->station);
+}
+
+static void remember(const struct status_conn *c, bool done)
+{
+	struct away a = {
+		.export_name = c->export_name,
+		.since = time(NULL),
+		.overlay_bytes = store_overlay_used(c->store),
+		.done = done,
+	};
+
+	strcpy(a.station, c->opened->station);
+	strcpy(a.image, c->opened->image);
+	snprintf(a.peer, sizeof(a.peer), "%s", c->peer);
+	away_add(&a);
+}
+
+void status_leave(struct status_conn *c, bool done)
+{
+	/* Before it is off the list: it is never in neither. */
+	if (c->prev && c->opened && store_is_overlay(c->store))
+		remember(c, done);
 	pthread_mutex_lock(&lock);
 	if (!c->prev) {
 		pthread_mutex_unlock(&lock);
@@ -76,20 +106,142 @@ void status_leave(struct status_conn *c)
 	else
 		last = c->prev;
 	c->prev = NULL;
-	in_use--;
-	ended_n++;
-	add_counts(&ended, &c->counts);
+	listed--;
+	if (c->opened) {
+		in_use--;
+		ended_n++;
+		add_counts(&ended, &c->counts);
+	}
 	pthread_mutex_unlock(&lock);
 }
 
-static uint64_t mean_us(const struct status_counts *c)
-{
-	uint64_t n = get(&c->waited);
+/* -- a look at all of them ------------------------------------------------------- */
 
-	return n ? get(&c->waited_us) / n : 0;
+static uint32_t coarse_ms(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+	return (uint32_t)((uint64_t)t.tv_sec * 1000 + (uint64_t)t.tv_nsec / 1000000);
 }
 
-static const char *overlay_name(enum overlay_kind kind)
+void status_changed(struct status_conn *c, enum status_state state)
+{
+	atomic_store_explicit(&c->state_at, coarse_ms(), memory_order_relaxed);
+	/* Who sees the state sees its time as well. */
+	atomic_store_explicit(&c->state, state, memory_order_release);
+}
+
+/* What lasts for a moment only is how it goes with every busy station. */
+static const char *state_name(const struct status_conn *c, uint32_t now)
+{
+	const int state = atomic_load_explicit(&c->state, memory_order_acquire);
+	const uint32_t at = atomic_load_explicit(&c->state_at, memory_order_relaxed);
+
+	if (!c->opened)
+		return "negotiating";
+	if ((int32_t)(now - at) < STATUS_LASTS_MS)
+		return "in use";
+	return state == STATUS_STALLED ? "stalled" :
+	       state == STATUS_MEMORY ? "no memory" : "in use";
+}
+
+static void look_at(struct status_seen *s, const struct status_conn *c,
+		    uint32_t now)
+{
+	s->id = c->id;
+	s->since = c->since;
+	s->state = state_name(c, now);
+	snprintf(s->peer, sizeof(s->peer), "%s", c->peer);
+	s->used = c->opened;
+	if (!s->used)
+		return;
+	add_counts(&s->counts, &c->counts);
+	s->export_name = c->export_name;
+	strcpy(s->station, c->opened->station);
+	strcpy(s->image, c->opened->image);
+	s->read_only = c->read_only;
+	s->store = c->store;
+	s->overlay = store_is_overlay(c->store);
+	if (s->overlay)
+		s->overlay_bytes = store_overlay_used(c->store);
+}
+
+/* A connection that begins or ends waits no longer than it takes to copy them. */
+struct status_seen *status_look(unsigned int *n)
+{
+	const uint32_t now = coarse_ms();
+	struct status_seen *seen;
+	struct status_conn *c;
+	unsigned int room;
+
+	pthread_mutex_lock(&lock);
+	for (;;) {
+		room = listed + listed / 8 + 8;
+		pthread_mutex_unlock(&lock);
+		seen = malloc(room * sizeof(*seen));
+		if (!seen)
+			return NULL;
+		memset(seen, 0, room * sizeof(*seen));
+		pthread_mutex_lock(&lock);
+		if (listed <= room)
+			break;
+		/* More have come in the meantime. */
+		pthread_mutex_unlock(&lock);
+		free(seen);
+		pthread_mutex_lock(&lock);
+	}
+	for (*n = 0, c = first; c; c = c->next)
+		look_at(&seen[(*n)++], c, now);
+	pthread_mutex_unlock(&lock);
+	return seen;
+}
+
+static int by_station(const void *pa, const void *pb)
+{
+	const struct status_seen *const *a = pa, *const *b = pb;
+	int r = strcmp((*a)->station, (*b)->station);
+
+	return r ? r : strcmp((*a)->export_name, (*b)->export_name);
+}
+
+struct away *status_away(const struct status_seen *seen, unsigned int n,
+			 unsigned int *n_away)
+{
+	const struct status_seen **used = malloc((n + 1) * sizeof(*used));
+	struct status_seen *key = calloc(1, sizeof(*key));
+	const struct status_seen *const wanted = key;
+	struct away *all = away_all(n_away);
+	unsigned int i, n_used = 0, kept = 0;
+
+	for (i = 0; used && i < n; i++)
+		if (seen[i].used)
+			used[n_used++] = &seen[i];
+	if (!used || !key || !all) {
+		free(all);
+		all = NULL;
+		*n_away = 0;
+	} else {
+		qsort(used, n_used, sizeof(*used), by_station);
+	}
+	for (i = 0; i < *n_away; i++) {
+		strcpy(key->station, all[i].station);
+		key->export_name = all[i].export_name;
+		if (!bsearch(&wanted, used, n_used, sizeof(*used), by_station))
+			all[kept++] = all[i];
+	}
+	*n_away = kept;
+	free(used);
+	free(key);
+	return all;
+}
+
+const char *status_away_state(const struct away *a)
+{
+	return a->done ? "left" : "away";
+}
+
+const char *status_overlay_name(enum overlay_kind kind)
 {
 	switch (kind) {
 	case OVERLAY_KEEP:
@@ -119,10 +271,12 @@ static void json_counts(struct text *t, const struct status_counts *c)
 		 ",\"others\":%" PRIu64 ",\"read_bytes\":%" PRIu64
 		 ",\"written_bytes\":%" PRIu64 ",\"errors\":%" PRIu64
 		 ",\"disk_requests\":%" PRIu64 ",\"disk_latency_us\":%" PRIu64
-		 ",\"disk_latency_max_us\":%" PRIu64,
-		 get(&c->reads), get(&c->writes), get(&c->others),
-		 get(&c->read_bytes), get(&c->written_bytes), get(&c->errors),
-		 get(&c->waited), mean_us(c), get(&c->longest_us));
+		 ",\"disk_latency_max_us\":%" PRIu64
+		 ",\"answers_timed\":%" PRIu64 ",\"answer_latency_us\":%.1f",
+		 status_get(&c->reads), status_get(&c->writes), status_get(&c->others),
+		 status_get(&c->read_bytes), status_get(&c->written_bytes), status_get(&c->errors),
+		 status_get(&c->waited), status_disk_us(c), status_get(&c->longest_us),
+		 status_get(&c->answered), status_answer_us(c));
 }
 
 static void json_export(struct text *t, struct export *e)
@@ -135,7 +289,7 @@ static void json_export(struct text *t, struct export *e)
 	json_field(t, "file", s->path);
 	json_field(t, "image", i ? i->id : NULL);
 	json_field(t, "image_file", i ? i->path : NULL);
-	json_field(t, "overlay", overlay_name(s->overlay));
+	json_field(t, "overlay", status_overlay_name(s->overlay));
 	text_add(t, "\"size\":%llu,\"read_only\":%s,\"connections\":%u}",
 		 (unsigned long long)export_size(e),
 		 s->read_only ? "true" : "false",
@@ -143,26 +297,61 @@ static void json_export(struct text *t, struct export *e)
 	image_put(i);
 }
 
-static void json_conn(struct text *t, const struct status_conn *c)
+static void json_away(struct text *t, const struct away *a)
+{
+	text_add(t, "{");
+	json_field(t, "export", a->export_name);
+	json_field(t, "station", a->station);
+	json_field(t, "address", a->peer);
+	json_field(t, "state", status_away_state(a));
+	json_field(t, "image", a->image);
+	text_add(t, "\"since\":%" PRId64 ",\"overlay_bytes\":%" PRIu64 "}",
+		 a->since, a->overlay_bytes);
+}
+
+static void json_conn(struct text *t, const struct status_seen *c)
 {
 	text_add(t, "{\"id\":%" PRIu64 ",", c->id);
-	json_field(t, "export", c->export_name);
-	json_field(t, "station", c->opened->station);
+	if (c->used) {
+		json_field(t, "export", c->export_name);
+		json_field(t, "station", c->station);
+	}
 	json_field(t, "address", c->peer);
-	json_field(t, "state", "in use");
-	json_field(t, "image", c->opened->image);
-	text_add(t, "\"since\":%" PRId64 ",\"read_only\":%s,", c->since,
-		 c->read_only ? "true" : "false");
-	if (c->store && store_is_overlay(c->store))
-		text_add(t, "\"overlay_bytes\":%" PRIu64 ",",
-			 store_overlay_used(c->store));
-	json_counts(t, &c->counts);
+	json_field(t, "state", c->state);
+	text_add(t, "\"since\":%" PRId64, c->since);
+	if (c->used) {
+		text_add(t, ",");
+		json_field(t, "image", c->image);
+		text_add(t, "\"read_only\":%s,", c->read_only ? "true" : "false");
+		if (c->overlay)
+			text_add(t, "\"overlay_bytes\":%" PRIu64 ",",
+				 c->overlay_bytes);
+		json_counts(t, &c->counts);
+	}
 	text_add(t, "}");
+}
+
+/* Those that are used, or those that are not yet. */
+static void json_conns(struct text *t, const struct status_seen *seen,
+		       unsigned int n, bool used)
+{
+	const char *comma = "";
+	unsigned int i;
+
+	for (i = 0; i < n; i++) {
+		if (seen[i].used != used)
+			continue;
+		text_add(t, "%s", comma);
+		json_conn(t, &seen[i]);
+		comma = ",";
+	}
 }
 
 void status_json(struct text *t, struct exports *x)
 {
-	struct status_conn *c;
+	struct status_seen *seen;
+	unsigned int n, n_away, i;
+	struct away *away;
 	struct export *e;
 
 	text_add(t, "{");
@@ -174,191 +363,26 @@ void status_json(struct text *t, struct exports *x)
 		if (e)
 			text_add(t, ",");
 	}
-	text_add(t, "],\"connections\":[");
-	pthread_mutex_lock(&lock);
-	for (c = first; c; c = c->next) {
-		json_conn(t, c);
-		if (c->next)
-			text_add(t, ",");
-	}
-	pthread_mutex_unlock(&lock);
-	text_add(t, "]}\n");
-}
-
-/* -- tables --------------------------------------------------------------------- */
-
-/* "1.2M": four characters at most. */
-static const char *short_bytes(char *buf, size_t size, double n)
-{
-	static const char unit[] = "BKMGTPE";
-	int u = 0;
-
-	while (n >= 999.5 && unit[u + 1]) {
-		n /= 1024;
-		u++;
-	}
-	if (u && n < 9.95)
-		snprintf(buf, size, "%.1f%c", n, unit[u]);
-	else
-		snprintf(buf, size, "%.0f%c", n, unit[u]);
-	return buf;
-}
-
-static const char *how_long(char *buf, size_t size, int64_t since)
-{
-	long s = (long)(time(NULL) - since);
-
-	if (s < 0)
-		s = 0;
-	if (s < 100)
-		snprintf(buf, size, "%lds", s);
-	else if (s < 6000)
-		snprintf(buf, size, "%ldm", s / 60);
-	else if (s < 360000)
-		snprintf(buf, size, "%ldh", s / 3600);
-	else
-		snprintf(buf, size, "%ldd", s / 86400);
-	return buf;
-}
-
-/* A name of any bytes, in a column. */
-static const char *shown(char *buf, size_t size, const char *name)
-{
-	return log_quote(buf, size, name, strlen(name));
-}
-
-void status_table(struct text *t, struct exports *x)
-{
-	char a[64], b[64], r[16], w[16], o[16], age[32];
-	struct status_conn *c;
-	struct export *e;
-
-	text_add(t, "%-20s %6s %5s %-7s %-26s %s\n", "EXPORT", "SIZE", "CONNS",
-		 "OVERLAY", "IMAGE", "FILE");
-	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {
-		struct image *i = export_image(e);
-
-		text_add(t, "%-20s %6s %5u %-7s %-26s %s%s\n",
-			 shown(a, sizeof(a), *e->info.name ? e->info.name : "(default)"),
-			 short_bytes(r, sizeof(r), (double)export_size(e)),
-			 atomic_load(&e->counts->connections),
-			 overlay_name(e->settings->overlay), i ? i->id : "-",
-			 e->settings->path,
-			 e->settings->read_only ? " (read-only)" : "");
-		image_put(i);
-	}
-	text_add(t, "\n%-16s %-16s %-22s %5s %6s %6s %8s %8s %6s\n", "STATION",
-		 "EXPORT", "ADDRESS", "SINCE", "READ", "WRIT.", "REQUESTS",
-		 "DISK us", "OVERL.");
-	pthread_mutex_lock(&lock);
-	for (c = first; c; c = c->next) {
-		const struct status_counts *n = &c->counts;
-		bool overlay = c->store && store_is_overlay(c->store);
-
-		text_add(t, "%-16s %-16s %-22s %5s %6s %6s %8" PRIu64 " %8" PRIu64 " %6s\n",
-			 c->opened->station,
-			 shown(b, sizeof(b), *c->export_name ? c->export_name : "(default)"),
-			 c->peer, how_long(age, sizeof(age), c->since),
-			 short_bytes(r, sizeof(r), (double)get(&n->read_bytes)),
-			 short_bytes(w, sizeof(w), (double)get(&n->written_bytes)),
-			 get(&n->reads) + get(&n->writes) + get(&n->others),
-			 mean_us(n), overlay ?
-			 short_bytes(o, sizeof(o), (double)store_overlay_used(c->store)) : "-");
-	}
-	pthread_mutex_unlock(&lock);
-}
-
-struct status_seen {
-	uint64_t id, read_bytes, written_bytes, requests;
-	double read_rate, write_rate, request_rate;
-	char station[NBD_SESSION_WORD], peer[64], export_name[64];
-};
-
-static int busiest_first(const void *pa, const void *pb)
-{
-	const struct status_seen *a = pa, *b = pb;
-	double x = a->read_rate + a->write_rate, y = b->read_rate + b->write_rate;
-
-	return x > y ? -1 : x < y ? 1 : a->id < b->id ? -1 : 1;
-}
-
-static int by_id(const void *pa, const void *pb)
-{
-	const struct status_seen *a = pa, *b = pb;
-
-	return a->id < b->id ? -1 : a->id > b->id;
-}
-
-/* Most of a terminal; the sum speaks for the rest. */
-#define TOP_LINES	20U
-
-void status_top(struct text *t, struct exports *x, struct status_top *top)
-{
-	double read_rate = 0, write_rate = 0, requests = 0, span, now;
-	char r[16], w[16];
-	struct status_seen *seen;
-	struct status_conn *c;
-	struct timespec ts;
-	unsigned int n = 0, i;
-
-	(void)x;
-	clock_gettime(CLOCK_MONOTONIC, &ts);
-	now = (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
-	span = top->at > 0 && now > top->at ? now - top->at : 0;
-	pthread_mutex_lock(&lock);
-	seen = calloc(in_use + 1, sizeof(*seen));
-	for (c = seen ? first : NULL; c; c = c->next) {
-		struct status_seen *s = &seen[n++], *old;
-
-		s->id = c->id;
-		s->read_bytes = get(&c->counts.read_bytes);
-		s->written_bytes = get(&c->counts.written_bytes);
-		s->requests = get(&c->counts.reads) + get(&c->counts.writes) +
-			      get(&c->counts.others);
-		snprintf(s->station, sizeof(s->station), "%s",
-			 c->opened->station);
-		snprintf(s->peer, sizeof(s->peer), "%s", c->peer);
-		shown(s->export_name, sizeof(s->export_name), c->export_name);
-		old = top->n ? bsearch(s, top->seen, top->n, sizeof(*s), by_id) :
-		      NULL;
-		if (span > 0) {
-			s->read_rate = (double)(s->read_bytes - (old ? old->read_bytes : 0)) / span;
-			s->write_rate = (double)(s->written_bytes - (old ? old->written_bytes : 0)) / span;
-			s->request_rate = (double)(s->requests - (old ? old->requests : 0)) / span;
-		}
-		read_rate += s->read_rate;
-		write_rate += s->write_rate;
-		requests += s->request_rate;
-	}
-	pthread_mutex_unlock(&lock);
-	if (!seen)
+	seen = status_look(&n);
+	away = seen ? status_away(seen, n, &n_away) : NULL;
+	if (!away) {
+		free(seen);
+		text_free(t);
+		t->failed = true;
 		return;
-	text_add(t, "%u connections: reading %s/s, writing %s/s, %.0f requests/s\n\n",
-		 n, short_bytes(r, sizeof(r), read_rate),
-		 short_bytes(w, sizeof(w), write_rate), requests);
-	text_add(t, "%-20s %-16s %-22s %7s %7s %8s\n", "STATION", "EXPORT",
-		 "ADDRESS", "READ/s", "WRIT./s", "REQ./s");
-	qsort(seen, n, sizeof(*seen), busiest_first);
-	for (i = 0; i < n && i < TOP_LINES; i++)
-		text_add(t, "%-20s %-16s %-22s %7s %7s %8.0f\n",
-			 seen[i].station, *seen[i].export_name ?
-			 seen[i].export_name : "(default)", seen[i].peer,
-			 short_bytes(r, sizeof(r), seen[i].read_rate),
-			 short_bytes(w, sizeof(w), seen[i].write_rate),
-			 seen[i].request_rate);
-	if (n > TOP_LINES)
-		text_add(t, "... and %u more\n", n - TOP_LINES);
-	qsort(seen, n, sizeof(*seen), by_id);
-	free(top->seen);
-	top->seen = seen;
-	top->n = n;
-	top->at = now;
-}
-
-void status_top_free(struct status_top *top)
-{
-	free(top->seen);
-	memset(top, 0, sizeof(*top));
+	}
+	text_add(t, "],\"connections\":[");
+	json_conns(t, seen, n, true);
+	text_add(t, "],\"negotiating\":[");
+	json_conns(t, seen, n, false);
+	text_add(t, "],\"away\":[");
+	for (i = 0; i < n_away; i++) {
+		text_add(t, "%s", i ? "," : "");
+		json_away(t, &away[i]);
+	}
+	text_add(t, "]}\n");
+	free(away);
+	free(seen);
 }
 
 /* -- Prometheus ------------------------------------------------------------------- */
@@ -370,34 +394,44 @@ static void metric(struct text *t, const char *name, const char *type,
 		 name, help, name, type, name, value);
 }
 
-struct overlay_lines {
-	struct text *t;
-	bool any;
-};
-
-static void overlay_metric(void *ctx, const char *export_name,
-			   const char *station, const struct store *s)
+static int by_store(const void *pa, const void *pb)
 {
-	struct overlay_lines *l = ctx;
+	const struct status_seen *a = pa, *b = pb;
 
-	if (!l->any)
-		text_add(l->t, "# HELP nbdroot_overlay_bytes What a connected station has written.\n"
-			 "# TYPE nbdroot_overlay_bytes gauge\n");
-	l->any = true;
-	text_add(l->t, "nbdroot_overlay_bytes{export=");
-	text_label(l->t, export_name);
-	text_add(l->t, ",station=");
-	text_label(l->t, station);
-	text_add(l->t, "} %" PRIu64 "\n", store_overlay_used(s));
+	return a->store < b->store ? -1 : a->store > b->store;
+}
+
+/* Connections of one station have one overlay. */
+static void overlay_metrics(struct text *t, struct status_seen *seen,
+			    unsigned int n)
+{
+	const struct store *told = NULL;
+	unsigned int i;
+
+	qsort(seen, n, sizeof(*seen), by_store);
+	for (i = 0; i < n; i++) {
+		if (!seen[i].overlay || seen[i].store == told)
+			continue;
+		if (!told)
+			text_add(t, "# HELP nbdroot_overlay_bytes What a connected station has written.\n"
+				 "# TYPE nbdroot_overlay_bytes gauge\n");
+		told = seen[i].store;
+		text_add(t, "nbdroot_overlay_bytes{export=");
+		text_label(t, seen[i].export_name);
+		text_add(t, ",station=");
+		text_label(t, seen[i].station);
+		text_add(t, "} %" PRIu64 "\n", seen[i].overlay_bytes);
+	}
 }
 
 void status_metrics(struct text *t, struct exports *x)
 {
-	struct overlay_lines lines = { .t = t };
 	struct status_counts sum;
+	struct status_seen *seen;
 	struct status_conn *c;
 	struct export *e;
-	uint64_t n, old;
+	uint64_t n, old, all;
+	unsigned int n_seen;
 
 	memset(&sum, 0, sizeof(sum));
 	pthread_mutex_lock(&lock);
@@ -405,28 +439,36 @@ void status_metrics(struct text *t, struct exports *x)
 	for (c = first; c; c = c->next)
 		add_counts(&sum, &c->counts);
 	n = in_use;
+	all = listed;
 	old = ended_n;
 	pthread_mutex_unlock(&lock);
 
 	metric(t, "connections", "gauge", "Connections in use.", n);
+	metric(t, "negotiating", "gauge",
+	       "Connections that have not chosen an export yet.", all - n);
 	metric(t, "connections_total", "counter",
 	       "Connections that chose an export.", n + old);
 	metric(t, "read_requests_total", "counter", "Read requests.",
-	       get(&sum.reads));
+	       status_get(&sum.reads));
 	metric(t, "write_requests_total", "counter", "Write requests.",
-	       get(&sum.writes));
+	       status_get(&sum.writes));
 	metric(t, "other_requests_total", "counter", "Requests of other kinds.",
-	       get(&sum.others));
+	       status_get(&sum.others));
 	metric(t, "read_bytes_total", "counter", "Bytes asked for by reads.",
-	       get(&sum.read_bytes));
+	       status_get(&sum.read_bytes));
 	metric(t, "written_bytes_total", "counter", "Bytes of writes.",
-	       get(&sum.written_bytes));
+	       status_get(&sum.written_bytes));
 	metric(t, "request_errors_total", "counter",
-	       "Requests answered with an error.", get(&sum.errors));
+	       "Requests answered with an error.", status_get(&sum.errors));
 	metric(t, "disk_requests_total", "counter",
-	       "Requests that a worker carried out.", get(&sum.waited));
+	       "Requests that a worker carried out.", status_get(&sum.waited));
 	metric(t, "disk_microseconds_total", "counter",
-	       "Time these took, queueing included.", get(&sum.waited_us));
+	       "Time these took, queueing included.", status_get(&sum.waited_us));
+	metric(t, "timed_batches_total", "counter",
+	       "Batches of requests answered from memory that were timed, one in 8.",
+	       status_get(&sum.answered));
+	metric(t, "timed_batches_nanoseconds_total", "counter",
+	       "Time these took.", status_get(&sum.answered_ns));
 	text_add(t, "# HELP nbdroot_export_connections Connections in use, by export.\n"
 		 "# TYPE nbdroot_export_connections gauge\n");
 	for (e = exports_next(x, NULL); e; e = exports_next(x, e)) {
@@ -434,5 +476,8 @@ void status_metrics(struct text *t, struct exports *x)
 		text_label(t, e->info.name);
 		text_add(t, "} %u\n", atomic_load(&e->counts->connections));
 	}
-	station_overlays_each(&lines, overlay_metric);
+	seen = status_look(&n_seen);
+	if (seen)
+		overlay_metrics(t, seen, n_seen);
+	free(seen);
 }

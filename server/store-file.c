@@ -15,13 +15,15 @@
  *
  * A failed sync is remembered. Linux reports a lost page once and then takes
  * it for clean, so a second fdatasync() would say that all is well; every later
- * flush fails here until the server is started again.
+ * flush fails until the server is started again, of this store and of the next
+ * one of the same file (loss.c).
  */
 #define _GNU_SOURCE
 #include "store.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -33,6 +35,7 @@
 #include <unistd.h>
 
 #include "log.h"
+#include "loss.h"
 #include "nbd-wire.h"
 #include "os.h"
 
@@ -63,6 +66,11 @@ struct file {
 	struct hole *holes;	/* the long ones of a read-only file, in order */
 	size_t n_holes;
 	atomic_bool sync_lost;
+	/* Syncs of flushes: one runs, whoever comes meanwhile shares the next. */
+	pthread_mutex_t sync_lock;
+	pthread_cond_t synced;
+	bool syncing;
+	uint64_t begun, done;
 	atomic_bool no_punch, no_zero_range, no_discard;
 	char path[];
 };
@@ -82,6 +90,8 @@ static void file_close(struct store *s)
 		close(f->durable_fd);
 	if (f->fd >= 0)
 		close(f->fd);	/* and the lock with it */
+	pthread_mutex_destroy(&f->sync_lock);
+	pthread_cond_destroy(&f->synced);
 	free(f->holes);
 	free(f);
 }
@@ -162,27 +172,43 @@ static int file_send_fd(struct store *s, uint32_t len, uint64_t off)
 
 static void sync_failed(struct file *f, int err)
 {
-	if (!atomic_exchange(&f->sync_lost, true))
-		log_msg(LOG_CRIT, "%s: sync failed: %s: writes may be lost, so every flush fails until the server is restarted; check the disk under it",
-			f->path, strerror(err));
+	if (atomic_exchange(&f->sync_lost, true))
+		return;
+	log_msg(LOG_CRIT, "%s: sync failed: %s: writes may be lost, so every flush fails until the server is restarted; check the disk under it",
+		f->path, strerror(err));
+	loss_note(f->fd, f->path);
 }
 
 static int file_flush(struct store *s)
 {
 	struct file *f = file_of(s);
+	uint64_t mine;
+	int err = 0;
 
-	if (atomic_load(&f->sync_lost))
-		return -EIO;
-	while (fdatasync(f->fd) < 0) {
-		int err = errno;
-
-		if (err == EINTR)
+	pthread_mutex_lock(&f->sync_lock);
+	/* The one that runs may have begun before what this is to cover. */
+	mine = f->begun + 1;
+	while (f->done < mine && !atomic_load(&f->sync_lost)) {
+		if (f->syncing) {
+			pthread_cond_wait(&f->synced, &f->sync_lock);
 			continue;
-		sync_failed(f, err);
-		return -err;
+		}
+		f->syncing = true;
+		f->begun++;
+		pthread_mutex_unlock(&f->sync_lock);
+		while (fdatasync(f->fd) < 0 && (err = errno) == EINTR)
+			err = 0;
+		/* The kernel says it once: nobody's sync follows before this. */
+		if (err)
+			sync_failed(f, err);
+		pthread_mutex_lock(&f->sync_lock);
+		f->syncing = false;
+		f->done = f->begun;
+		pthread_cond_broadcast(&f->synced);
 	}
+	pthread_mutex_unlock(&f->sync_lock);
 	/* What another one's sync was told meanwhile, this one was not. */
-	return atomic_load(&f->sync_lost) ? -EIO : 0;
+	return err ? -err : atomic_load(&f->sync_lost) ? -EIO : 0;
 }
 
 static int write_all(struct file *f, const uint8_t *p, uint32_t len,
@@ -233,7 +259,7 @@ static int write_durable(struct file *f, const uint8_t *p, uint32_t len,
 	}
 	if (len) {
 		err = write_all(f, p, len, off);
-		return err ? err : file_flush(&f->store);
+		return err ? err : STORE_UNSYNCED;
 	}
 	/* What another one's sync was told meanwhile, this one was not. */
 	return atomic_load(&f->sync_lost) ? -EIO : 0;
@@ -565,6 +591,8 @@ struct store *store_file_open(const char *path, bool read_only, uint64_t size,
 		return NULL;
 	}
 	f->store.ops = &file_ops;
+	pthread_mutex_init(&f->sync_lock, NULL);
+	pthread_cond_init(&f->synced, NULL);
 	strcpy(f->path, path);
 	/* O_NONBLOCK: a FIFO must not hang us before we can refuse it. */
 	f->fd = f->durable_fd = -1;
@@ -591,8 +619,10 @@ struct store *store_file_open(const char *path, bool read_only, uint64_t size,
 			 path, read_only ? "" : "; several servers may share it if all of them serve it read-only (-r)");
 		goto fail;
 	}
-	if (!read_only)
+	if (!read_only) {
 		f->durable_fd = os_reopen(f->fd);
+		atomic_store(&f->sync_lost, loss_is_known(f->fd));
+	}
 	if (!f->device)
 		find_holes(f);
 	f->map = mmap(NULL, f->store.size, PROT_READ,

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #include "log.h"
+#include "loss.h"
 #include "nbd-wire.h"
 #include "os.h"
 #include "overlay-map.h"
@@ -154,6 +155,14 @@ static int overlay_send_fd(struct store *s, uint32_t len, uint64_t off)
 	if (run_bytes(o, off, len, &state) != len || state != BASE)
 		return -1;
 	return o->base->ops->send_fd(o->base, len, off);
+}
+
+static struct store *overlay_origin(struct store *s, uint32_t len, uint64_t off)
+{
+	struct overlay *o = overlay_of(s);
+	unsigned int state;
+
+	return run_bytes(o, off, len, &state) == len && state == BASE ? o->base : s;
 }
 
 static int overlay_cache(struct store *s, uint64_t off, uint64_t len)
@@ -291,9 +300,11 @@ static int write_plain(struct overlay *o, const uint8_t *p, uint64_t len,
 static void sync_failed(struct overlay *o, int err)
 {
 	atomic_store(&o->map.lost, true);
-	if (!atomic_exchange(&o->said_lost, true))
-		log_msg(LOG_CRIT, "%s: sync failed: %s: writes of station %s may be lost, so every flush fails until it connects anew; check the disk under it",
-			o->path, strerror(-err), o->info.station);
+	if (atomic_exchange(&o->said_lost, true))
+		return;
+	log_msg(LOG_CRIT, "%s: sync failed: %s: writes of station %s may be lost, so every flush fails until the server is restarted; check the disk under it",
+		o->path, strerror(-err), o->info.station);
+	loss_note(o->fd, o->path);
 }
 
 static int overlay_flush(struct store *s)
@@ -362,7 +373,7 @@ static int overlay_write(struct store *s, const void *buf, uint32_t len,
 			return err;
 	}
 	err = write_plain(o, buf, len, off);
-	return err || !fua ? err : overlay_flush(s);
+	return err || !fua ? err : STORE_UNSYNCED;
 }
 
 /* -- zeroes ---------------------------------------------------------------- */
@@ -545,6 +556,7 @@ static const struct store_ops overlay_ops = {
 	.read = overlay_read,
 	.read_now = overlay_read_now,
 	.send_fd = overlay_send_fd,
+	.origin = overlay_origin,
 	.write = overlay_write,
 	.zero = overlay_zero,
 	.trim = overlay_trim,
@@ -552,35 +564,6 @@ static const struct store_ops overlay_ops = {
 	.cache = overlay_cache,
 	.extents = overlay_extents,
 };
-
-/* Give back what was written and never came into the map. Best effort. */
-static void sweep(struct overlay *o)
-{
-	uint64_t off = o->data_at, end = off + o->map.blocks * BLOCK;
-
-	while (off < end) {
-		off_t from = lseek(o->fd, (off_t)off, SEEK_DATA), to;
-		uint64_t b, last;
-
-		to = from < 0 ? -1 : lseek(o->fd, from, SEEK_HOLE);
-		if (to < 0)
-			return;
-		last = ((uint64_t)to - o->data_at + BLOCK - 1) / BLOCK;
-		if (last > o->map.blocks)
-			last = o->map.blocks;
-		for (b = ((uint64_t)from - o->data_at) / BLOCK; b < last; ) {
-			unsigned int state;
-			uint64_t n = overlay_map_run(&o->map, b, last - b, &state);
-
-			if (state != DATA &&
-			    os_punch_hole(o->fd, o->data_at + b * BLOCK,
-					  n * BLOCK))
-				return;
-			b += n;
-		}
-		off = (uint64_t)to;
-	}
-}
 
 /* Everything after the lock. */
 static int open_locked(struct overlay *o, const char *image, uint64_t max,
@@ -610,13 +593,19 @@ static int open_locked(struct overlay *o, const char *image, uint64_t max,
 		snprintf(why, why_size, "%s: out of memory", o->path);
 		return -ENOMEM;
 	}
+	if (loss_is_known(o->fd)) {
+		atomic_store(&o->map.lost, true);
+		atomic_store(&o->said_lost, true);
+		log_msg(LOG_ERR, "%s: a sync of it has failed before: every flush fails until the server is restarted; check the disk under it",
+			o->path);
+	}
 	same = overlay_read_state(o->fd, boot, &o->info, &clean) &&
 	       strcmp(o->server_boot, "-") && !strcmp(boot, o->server_boot);
 	err = overlay_map_load(&o->map, same, clean);
 	if (err == -EBADMSG)
 		return overlay_bad(o->path, "its map is damaged", why, why_size);
 	if (!err && (!same || !clean))
-		sweep(o);
+		overlay_map_sweep(&o->map, o->data_at);
 	if (!err)
 		err = overlay_write_state(o->fd, o->server_boot, &o->info, false);
 	if (err)
@@ -657,6 +646,11 @@ struct store *store_overlay_open(const char *path, struct store *base,
 bool store_is_overlay(const struct store *s)
 {
 	return s->ops == &overlay_ops;
+}
+
+const char *store_overlay_path(const struct store *s)
+{
+	return overlay_of(s)->path;
 }
 
 uint64_t store_overlay_used(const struct store *s)

@@ -22,6 +22,9 @@ struct store *store_overlay_open(const char *path, struct store *base,
 /* Is it one? */
 bool store_is_overlay(const struct store *s);
 
+/* Of its file. */
+const char *store_overlay_path(const struct store *s);
+
 /* Bytes that are the station's; callable at any time. */
 uint64_t store_overlay_used(const struct store *s);
 

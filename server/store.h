@@ -24,6 +24,9 @@ struct store;
 #define STORE_ZERO_NO_HOLE	1U	/* keep the space allocated */
 #define STORE_ZERO_FAST		2U	/* -ENOTSUP rather than write zeroes */
 
+/* Of store_ops.write: written, and durable after the next flush. */
+#define STORE_UNSYNCED		1
+
 /* A stretch of a store. */
 struct store_extent {
 	uint64_t length;	/* bytes */
@@ -51,7 +54,14 @@ struct store_ops {
 	 */
 	int (*send_fd)(struct store *s, uint32_t len, uint64_t off);
 
-	/* @fua: durable on return. */
+	/*
+	 * The store whose bytes @off .. @off + @len are: two stores that name the
+	 * same one would read the same from the medium. NULL: always itself.
+	 * Does not block.
+	 */
+	struct store *(*origin)(struct store *s, uint32_t len, uint64_t off);
+
+	/* @fua: durable on return, or STORE_UNSYNCED: the caller has yet to flush. */
 	int (*write)(struct store *s, const void *buf, uint32_t len,
 		     uint64_t off, bool fua);
 

@@ -20,12 +20,18 @@ void text_add(struct text *t, const char *fmt, ...)
 
 /*
  * @s in double quotes with everything escaped that JSON, or a label of
- * Prometheus, does not take as it is; bytes that are no ASCII become \u00XX.
+ * Prometheus, does not take as it is. UTF-8 is left as it is. A byte that is none
+ * becomes U+FFFD and its two hexadecimal digits; so do the three bytes of a U+FFFD
+ * itself, and what a label has no escape for: no two names ever look the same.
  */
 void text_quoted(struct text *t, const char *s);
-
-/* The same for a label: there is only \\, \" and \n. */
 void text_label(struct text *t, const char *s);
+
+/*
+ * The same for people: without quotes, with \ooo for what would upset a terminal,
+ * and with blanks up to @width characters, and one more.
+ */
+void text_column(struct text *t, const char *s, size_t width);
 
 void text_free(struct text *t);
 

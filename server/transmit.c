@@ -29,6 +29,7 @@
 #include "budget.h"
 #include "log.h"
 #include "request.h"
+#include "store-overlay.h"
 
 /* A READ up to here is answered in the loop if it can be without waiting. */
 #define INLINE_READ	(128U << 10)
@@ -527,6 +528,7 @@ void transmit_abandon(struct conn *c)
 
 static void log_failure(struct conn *c, const struct job *j)
 {
+	const char *path = j->export->settings->path;
 	char name[CONN_NAME];
 
 	/* Fast zeroing that is not fast is an answer, not a failure. */
@@ -535,11 +537,14 @@ static void log_failure(struct conn *c, const struct job *j)
 	/* Not begun, because the connection has ended. */
 	if (j->error == -ECANCELED)
 		return;
+	/* What is written goes there; what is read may come from either. */
+	if (store_is_overlay(j->store) && j->type != NBD_CMD_READ)
+		path = store_overlay_path(j->store);
 	log_peer(LOG_ERR, "%s: %s at %llu, %llu bytes: %s (%s): %s",
 		 conn_name(c, name, sizeof(name)), nbd_command_name(j->type),
 		 (unsigned long long)j->offset, (unsigned long long)j->length,
 		 nbd_error_name(request_error(j->error)),
-		 j->export->settings->path, strerror(-j->error));
+		 path, strerror(-j->error));
 }
 
 static void reply_done(struct conn *c, u64 cookie, u64 offset, int err)

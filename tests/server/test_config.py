@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: GPL-2.0
 """The configuration file: what it does, and how strict it is."""
+import contextlib
 import json
 import os
 import socket
 import struct
 import subprocess
 
+import nbd
 import pytest
 
 from harness import wire
-from harness.patience import granted
-from harness.server import Server, ServerError, binary
+from harness.patience import granted, until
+from harness.server import Server, ServerError, binary, free_port
 from raw import MIB, Raw, check_serves, forget, go_data, option
 
 GO = wire.NBD_OPT_GO
@@ -222,6 +224,61 @@ def test_authfile_that_goes_closes_the_export(configured, tmp_path):
     check_serves(server, b"a")
 
 
+@pytest.mark.parametrize("rules,tcp,unix", [
+    ("127.0.0.1\n", True, None), ("unix\n", None, True), ("unix readonly\n0.0.0.0/0\n", True, False),
+    ("0.0.0.0/0\n::/0\n", True, None)])
+def test_authfile_and_a_unix_socket(make_server, image, tmp_path, rules, tcp, unix):
+    """True: may write; False: may read; None: may not come in."""
+    (tmp_path / "auth").write_text(rules)
+    server = make_server(config=f"[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\nunixsock = {tmp_path}/nbd\n"
+                                f"duallisten = true\n[a]\nexportname = {image}\nauthfile = {tmp_path}/auth\n")
+    for uri, may in ((f"nbd://127.0.0.1:{server.port}/a", tcp), (f"nbd+unix:///a?socket={tmp_path}/nbd", unix)):
+        h = nbd.NBD()
+        if may is None:
+            with pytest.raises(nbd.Error):
+                h.connect_uri(uri)
+            continue
+        h.connect_uri(uri)
+        assert h.is_read_only() is not may
+        h.shutdown()
+
+
+@pytest.mark.parametrize("asks", ["info", "list", "go"])
+def test_authfile_that_hangs(configured, tmp_path, content, asks):
+    """Those who want its export wait. Nobody else does, whatever loop they are of."""
+    auth = tmp_path / "auth"
+    auth.write_text("127.0.0.1\n")
+    server = configured(f"[a]\nexportname = IMAGE\nreadonly = true\nauthfile = {auth}\n"
+                        "[b]\nexportname = IMAGE\nreadonly = true\n", "allowlist = true")
+    with contextlib.ExitStack() as stack:
+        stations = [stack.enter_context(Raw(server)).go(b"b") for _ in range(8)]
+        os.mkfifo(tmp_path / "fifo")
+        os.rename(tmp_path / "fifo", auth)
+        waiting = [stack.enter_context(Raw(server)).hello() for _ in range(3)]
+        for c in waiting:
+            c.send({"info": option(wire.NBD_OPT_INFO, go_data(b"a")), "list": option(wire.NBD_OPT_LIST),
+                    "go": option(GO, go_data(b"a"))}[asks])
+        # A reader has it open: they are at it.
+        until(lambda: opened_for_writing(auth, stack), what=server.log_tail)
+        for i, c in enumerate(stations * 3):
+            assert c.read(i * 4096, 4096) == content[i * 4096:(i + 1) * 4096]
+        # Another one who comes to the other export is let in.
+        stack.enter_context(Raw(server)).go(b"b").disconnect()
+        # A regular file again; the pipe ends, with nobody's address in it.
+        (tmp_path / "auth.new").write_text("127.0.0.1\n")
+        os.rename(tmp_path / "auth.new", auth)
+    check_serves(server, b"a")
+
+
+def opened_for_writing(path, stack):
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK)
+    except OSError:
+        return False
+    stack.callback(os.close, fd)
+    return True
+
+
 def test_includedir(make_server, image, tmp_path):
     more = tmp_path / "more.d"
     more.mkdir()
@@ -313,6 +370,12 @@ WRONG = [
     ("[a]\n[b]\nexportname = IMAGE\n", 2, 'export "a" (CONFIG:1) has no exportname'),
     ("[a]\nexportname = IMAGE\ncopyonwrite = maybe\n", 3, 'copyonwrite = "maybe": write true or false'),
     ("[a]\nexportname = IMAGE\nvirtstyle = iphash\n", 3, "this server does not put addresses into names of files"),
+    ("[a]\nexportname = IMAGE\nvirtstyle = cidrhash 24\n", 3, "this server does not put addresses into names of files"),
+    ("[a]\nvirtstyle = ipliteral\nexportname = IMAGE.%s\n", 3, "does not put addresses into names of files (%s)"),
+    ("[a]\nexportname = IMAGE\nprerun = dd if=x\n", 3, "write the program from the root, no shell looks for it: /usr/bin/logger"),
+    ("[generic]\nmax_threads = 1025\n", 2, 'max_threads = "1025": not a number up to 1024'),
+    ("[a]\nexportname = IMAGE\nmaxconnections = 1000001\n", 3, 'maxconnections = "1000001": not a number up to 1000000'),
+    ("[generic]\nmaxperaddress = 4294967297\n", 2, "not a number up to 1000000"),
     ("[generic]\nport = http\n", 2, 'port = "http": not a port'),
     ("[generic]\nport = 0\n", 2, 'port = "0": not a port'),
     ("port = 1\n", 1, "a key before the first section"),
@@ -332,20 +395,86 @@ WRONG = [
     ("[a]\nexportname = IMAGE\nmaxconnections = 1\nmaxconnections = 0\n", 4, "CONFIG:3 sets maxconnections"),
     ("[generic]\nport = 1\n[a]\nexportname = IMAGE\n[generic]\nport = 2\n", 6, "CONFIG:2 sets port to something else"),
     ("[generic]\nincludedir = /etc\nincludedir = /\n", 3, "CONFIG:2 sets includedir to something else"),
-    ("[a]\nexportname = /nonexistent\n", 1, "/nonexistent: No such file"),
-    ("[a]\nexportname = IMAGE\nauthfile = /nonexistent\n", 1, "/nonexistent: No such file"),
+    ("[a]\nexportname = /nonexistent\n", 2, "/nonexistent: No such file"),
+    ("[a]\nexportname = IMAGE\nauthfile = /nonexistent\nreadonly = true\n", 3, "/nonexistent: No such file"),
+    ("[a]\nexportname = IMAGE\noverlay = keep\nstations = /nonexistent\nflush = true\n", 4, "/nonexistent: No such file"),
+    ("[a]\nexportname = IMAGE\ntransactionlog = /nonexistent/log\n\n", 3, "/nonexistent/log: No such file"),
+    ("[generic]\n\nincludedir = /nonexistent\n[a]\nexportname = IMAGE\n", 3, "includedir /nonexistent: No such file"),
+    ("[generic]\n\nduallisten = true\n[a]\nexportname = IMAGE\n", 3, "duallisten needs a Unix socket"),
+    ("[generic]\nport = 1\nuser = nobody-here\nlistenaddr = 127.0.0.1\n[a]\nexportname = IMAGE\n", 3,
+     "user = nobody-here: no such user"),
+    ("[generic]\nport = PORT\ngroup = nobody-here\nlistenaddr = 127.0.0.1\n[a]\nexportname = IMAGE\n", 3,
+     "group = nobody-here: no such group"),
+    ("[generic]\nport = PORT\n\nlistenaddr = 127.0.0.1, 203.0.113.7\n[a]\nexportname = IMAGE\n", 4,
+     "203.0.113.7 port PORT: Cannot assign"),
+    ("[generic]\nlistenaddr = elephant.invalid\n[a]\nexportname = IMAGE\n", 2, 'listen address "elephant.invalid"'),
+    ("[generic]\n\nport = TAKEN\n[a]\nexportname = IMAGE\n", 3, "Address already in use"),
+    ("[generic]\n\nunixsock = /nonexistent/nbd\n[a]\nexportname = IMAGE\n", 3, "unix socket /nonexistent/nbd: No such file"),
+    ("[generic]\nport = PORT\nlistenaddr = 127.0.0.1\ncontrolsock = /nonexistent/c\nmetricsport = 1\n[a]\nexportname = IMAGE\n",
+     4, "controlsock = /nonexistent/c: No such file"),
+    ("[generic]\nport = PORT\nlistenaddr = 127.0.0.1\nmetricsport = TAKEN\n[a]\nexportname = IMAGE\n", 4,
+     "Address already in use"),
 ]
 
 
 @pytest.mark.parametrize("text,line,says", WRONG)
 def test_wrong_line_is_named(image, tmp_path, text, line, says):
     config = tmp_path / "config"
-    config.write_text(text.replace("IMAGE", str(image)))
-    done = subprocess.run([binary(), "-n", "-C", str(config)], text=True, timeout=granted(20),
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    port = str(free_port())
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        config.write_text(text.replace("IMAGE", str(image)).replace("PORT", port)
+                          .replace("TAKEN", str(taken.getsockname()[1])))
+        done = subprocess.run([binary(), "-n", "-C", str(config)], text=True, timeout=granted(20),
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert done.returncode == 1
-    assert f"nbd-server: {config}:{line}: " in done.stdout
-    assert says.replace("CONFIG", str(config)) in done.stdout
+    said = done.stdout.splitlines()[-1]
+    assert said.startswith(f"nbd-server: {config}:{line}: ")
+    assert says.replace("CONFIG", str(config)).replace("PORT", port) in said
+
+
+@pytest.mark.parametrize("text,line", [
+    ("[a]\nexportname = /nonexistent\nreadonly = true\n", 2),
+    ("[a]\nexportname = IMAGE\n\nauthfile = /nonexistent\nfua = true\n", 4),
+    ("[a]\nexportname = IMAGE\ntransactionlog = /nonexistent/log\nfua = true\n", 3),
+    ("[a]\nprerun = /nonexistent %s\nexportname = IMAGE\n", 2),
+    ("[a]\nexportname = IMAGE\npostrun = /nonexistent %s\nfua = true\n", 3),
+    ("[generic]\nuser = nobody-here\n[a]\nexportname = IMAGE\n", 2),
+    ("[generic]\n\ngroup = nobody-here\n[a]\nexportname = IMAGE\n", 3),
+])
+def test_check_names_the_line(image, tmp_path, text, line):
+    config = tmp_path / "config"
+    config.write_text(text.replace("IMAGE", str(image)))
+    done = subprocess.run([binary(), "--check", "-C", str(config)], text=True, timeout=granted(20),
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert done.returncode == 1 and done.stdout.startswith(f"nbd-server: {config}:{line}: ")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_reload_names_the_line(configured, image, tmp_path):
+    """Of an included file and of the main one, when both have been read."""
+    more = tmp_path / "more.d"
+    more.mkdir()
+    (more / "a.conf").write_text(f"[b]\nreadonly = true\nexportname = {image}\n")
+    server = configured("[a]\nexportname = IMAGE\nreadonly = true\n", f"includedir = {more}\ncontrolsock = {tmp_path}/sock\n")
+
+    def reload():
+        done = subprocess.run([binary(), "reload", f"--socket={tmp_path}/sock"], stdout=subprocess.PIPE, timeout=granted(20))
+        return json.loads(done.stdout)
+
+    assert reload()["ok"]
+    (more / "a.conf").write_text("[b]\nreadonly = true\nexportname = /nonexistent\n")
+    assert reload()["text"].startswith(f"{more}/a.conf:3: /nonexistent: No such file")
+    (more / "a.conf").write_text(f"[b]\nreadonly = true\nexportname = {image}\nduallisten = 1\n")
+    assert reload()["text"].startswith(f"{more}/a.conf:4: \"duallisten\" belongs into [generic]")
+    (more / "a.conf").write_text(f"[b]\nreadonly = true\nexportname = {image}\n")
+    whole = server.config_path.read_text()
+    server.config_path.write_text(whole.replace("[generic]", "[generic]\n\nduallisten = true"))
+    assert reload()["text"].startswith(f"{server.config_path}:3: duallisten needs a Unix socket")
+    server.config_path.write_text(whole.replace(str(more), "/nonexistent").replace("[generic]", "[generic]\n"))
+    assert reload()["text"].startswith(f"{server.config_path}:5: includedir /nonexistent: No such file")
+    check_serves(server, b"a")
 
 
 @pytest.mark.parametrize("text,says", [
@@ -372,6 +501,43 @@ def test_a_file_of_the_other_server(configured):
         f"{key} = false\n" for key in ("multifile", "copyonwrite", "sparse_cow", "sdp", "sync",
                                        "temporary", "waitfile", "treefiles", "splice", "force_tls")),
                             "oldstyle = false\nduallisten = false\n"), b"a")
+
+
+def test_copyonwrite(configured, image, content, tmp_path):
+    """As the other server has it, and its cowdir: each client writes for itself."""
+    server = configured(f"[a]\nexportname = IMAGE\ncopyonwrite = true\ncowdir = {tmp_path}/cow\nsparse_cow = true\n")
+    with Raw(server).go(b"a/one") as one, Raw(server).go(b"a/two") as two:
+        assert not one.flags & wire.NBD_FLAG_READ_ONLY
+        assert one.write(4096, b"1" * 8192) == 0 and two.write(4096, b"2" * 4096) == 0
+        assert one.read(0, 16384) == content[:4096] + b"1" * 8192 + content[12288:16384]
+        assert two.read(0, 16384) == content[:4096] + b"2" * 4096 + content[8192:16384]
+        one.reset()
+        with Raw(server).go(b"a/one") as again:
+            # A lost connection is none of a new boot.
+            assert again.read(4096, 8192) == b"1" * 8192
+            assert again.simple(wire.NBD_CMD_FLUSH) == 0
+            again.disconnect()
+        two.disconnect()
+    assert {path.name for path in (tmp_path / "cow").iterdir()} >= {"a@one.overlay", "a@two.overlay"}
+
+    def starts_anew():
+        with Raw(server).go(b"a/one") as c:
+            found = c.read(0, 16384)
+            c.disconnect()
+            return found == content[:16384]
+
+    # It has said goodbye: once that has come through, this is the next boot.
+    until(starts_anew)
+    server.stop()
+    assert image.read_bytes() == content
+
+
+@pytest.mark.parametrize("style", ["none", "ipliteral"])
+def test_virtstyle(configured, content, style):
+    """Without %s in a name they make no difference, so they are taken."""
+    server = configured(f"[a]\nexportname = IMAGE\nvirtstyle = {style}\nreadonly = true\n")
+    with Raw(server).go(b"a") as c:
+        assert c.read(0, 4096) == content[:4096]
 
 
 def test_white_space_and_line_ends(configured):

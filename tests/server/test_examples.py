@@ -3,10 +3,13 @@
 configurations are served, commands end with status 0. Only what stands for the
 reader's own is replaced: the folders of images and of configuration, the port,
 and where the control socket is."""
+import grp
 import os
+import pwd
 import re
 import signal
 import subprocess
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -49,6 +52,8 @@ def place(tmp_path):
     for image in ("srv/lab.img", "srv/root.img", "srv/home.img", "srv/nbdroot/root.img", "dev/vg0/home",
                   "dev/vg0/root", "new.img", "root.img"):
         (tmp_path / image).write_bytes(b"i" * MIB)
+    (tmp_path / "etc/nbdroot/server.d/more.conf").write_text(
+        f"[more]\nexportname = {tmp_path}/srv/root.img\nreadonly = true\n")
     for rules in ("home.allow", "lab.allow"):
         (tmp_path / "etc/nbdroot" / rules).write_text("127.0.0.1\n")
     (tmp_path / "etc/nbdroot/stations").write_text("127.0.0.1 pc7\n")
@@ -59,27 +64,74 @@ def place(tmp_path):
     return put
 
 
+# What of an example is the reader's own, and what it is here.
+OURS = {
+    "port": lambda: "{port}",
+    "listenaddr": lambda: "127.0.0.1",
+    "metricsport": lambda: str(free_port()),
+    "user": lambda: pwd.getpwuid(os.geteuid()).pw_name,
+    "group": lambda: grp.getgrgid(os.getegid()).gr_name,
+}
+
+
 def serveable(text, put, tmp_path):
-    """The text with an address, a port and a folder of its own."""
-    text = put(text)
-    text = re.sub(r"^\s*(listenaddr|user|group|metricsport|includedir) = .*$", "", text, flags=re.M)
+    """The text with values of our own in its lines, and with those lines that a
+    server needs beside another."""
     if "[generic]" not in text:
-        text = "[generic]\nport = 1\n" + text
-    assert "port = " in text
-    text = re.sub(r"^\s*port = \d+$", f"port = {{port}}\nlistenaddr = 127.0.0.1\nstatedir = {tmp_path}/var/nbdroot",
-                  text, count=1, flags=re.M)
-    return text
+        text = "[generic]\n" + text
+    needs = {"port": "1", "listenaddr": "1", "statedir": f"{tmp_path}/var/nbdroot"}
+    for key, value in needs.items():
+        if not re.search(rf"^\s*{key} = ", text, re.M):
+            text = text.replace("[generic]", f"[generic]\n{key} = {value}", 1)
+    text = put(text)
+    return re.sub(r"^(\s*)(\w+) = .*$", lambda m: f"{m[1]}{m[2]} = {OURS[m[2]]()}" if m[2] in OURS else m[0],
+                  text, flags=re.M)
 
 
 @pytest.mark.parametrize("text", examples(config=True))
 def test_configuration(make_server, place, tmp_path, text):
-    server = make_server(config=serveable(text, place, tmp_path))
+    config = serveable(text, place, tmp_path)
+    server = make_server(config=config)
+    # Not a line of it has been lost.
+    assert set(re.findall(r"^\s*(\w+) = ", text, re.M)) <= set(re.findall(r"^\s*(\w+) = ", config, re.M))
     exports = [name for name in re.findall(r"^\s*\[(.*)\]", text, re.M) if name != "generic"]
     assert exports
+    if "includedir" in text:
+        exports.append("more")
     for name in exports:
         check_serves(server, name.encode())
+    port = re.search(r"metricsport = (\d+)", config)
+    if port:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port[1]}/metrics", timeout=granted(20)) as answer:
+            assert b"nbdroot_connections " in answer.read()
     server.stop()
     assert subprocess.run([binary(), "--check", "-C", str(server.config_path)], timeout=granted(20)).returncode == 0
+
+
+def inline():
+    """Lines of a configuration that are told within a sentence."""
+    found = set()
+    for page in PAGES[:3]:
+        text = (TOP / page).read_text()
+        found |= set(re.findall(r"`(\w+ = [^`\n]+)`" if page.endswith(".md") else r'^\.BR? "?(\w+ = [\w-]+)"?', text, re.M))
+    assert len(found) > 6
+    return sorted(found)
+
+
+@pytest.mark.parametrize("line", inline())
+def test_inline(make_server, place, tmp_path, line):
+    key, value = line.split(" = ")
+    value = place("/etc/nbdroot/stations") if value == "FILE" else value
+    generic = re.search(rf'GENERIC\("{key}"', (TOP / "server/config-keys.c").read_text())
+    text = f"[lab]\nexportname = {tmp_path}/srv/lab.img\n"
+    # What it is told together with.
+    if not generic and key != "overlay":
+        text += "overlay = keep\n"
+    text += f"{key} = {value}\n" if not generic else ""
+    text = "[generic]\n" + (f"{key} = {value}\n" if generic else "") + \
+        (f"unixsock = {tmp_path}/nbd.sock\n" if key == "duallisten" else "") + text
+    server = make_server(config=serveable(text, place, tmp_path))
+    check_serves(server, b"lab")
 
 
 @pytest.mark.parametrize("text", examples(config=False))
@@ -151,16 +203,23 @@ def test_every_key_is_in_the_manual():
     assert not missing
 
 
-def test_unit_of_the_service():
-    """systemd understands every line of it."""
+def drop_ins():
+    """What the reader is told to add to the unit."""
+    blocks = re.findall(r"^```\n(\[Service\]\n.*?)^```$", (TOP / "docs/server.md").read_text(), re.M | re.S)
+    assert blocks
+    return ["", *blocks]
+
+
+@pytest.mark.parametrize("more", drop_ins(), ids=lambda text: text.split("\n")[1] if text else "alone")
+def test_unit_of_the_service(tmp_path, more):
+    """systemd understands every line of it, and of what may be added."""
     text = (TOP / "server/nbd-server.service").read_text()
     if not os.access("/usr/bin/systemd-analyze", os.X_OK):
         pytest.skip("no systemd-analyze")
-    import tempfile
-    with tempfile.TemporaryDirectory() as folder:
-        unit = Path(folder) / "nbd-server.service"
-        unit.write_text(text.replace("@bindir@/nbd-server", binary()))
-        done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], timeout=granted(60), text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        ours = [line for line in done.stdout.splitlines() if "nbd-server.service" in line]
-        assert not ours, "\n".join(ours)
+    # A drop-in file is read after the unit, as these lines are.
+    unit = tmp_path / "nbd-server.service"
+    unit.write_text(text.replace("@bindir@/nbd-server", binary()) + more)
+    done = subprocess.run(["systemd-analyze", "verify", "--man=no", str(unit)], timeout=granted(60), text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    ours = [line for line in done.stdout.splitlines() if "nbd-server.service" in line]
+    assert not ours, "\n".join(ours)

@@ -553,7 +553,7 @@ def test_hangup_signal_changes_nothing(make_server, image):
 # -- what it says ----------------------------------------------------------
 
 def test_log_of_a_visit(make_server, image):
-    """Two lines a station: peer, export, what it is, how it ended."""
+    """Two lines a station: peer, export, its name, what it is, how it ended."""
     server = make_server(image)
     with Raw(server) as c:
         port = c.sock.getsockname()[1]
@@ -562,9 +562,44 @@ def test_log_of_a_visit(make_server, image):
     server.stop()
     lines = [line for line in server.log().splitlines() if f"127.0.0.1:{port}" in line]
     assert lines == [
-        f'nbd-server: 127.0.0.1:{port}: export "": in use, 32 MiB, read-write',
-        f'nbd-server: 127.0.0.1:{port}: export "": disconnected',
+        f'nbd-server: 127.0.0.1:{port}: export "", station 127.0.0.1: in use, 32 MiB, read-write',
+        f'nbd-server: 127.0.0.1:{port}: export "", station 127.0.0.1: disconnected',
     ]
+
+
+def test_strangers_do_not_silence_the_stations(make_server, image):
+    """However many lines they make in a second: those of stations are all there."""
+    server = make_server(config=f"[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\n"
+                                f"[lab]\nexportname = {image}\nreadonly = true\noverlay = none\n")
+    held = []
+    for i in range(100):
+        for _ in range(10):
+            with Raw(server) as bad:
+                bad.send(b"x" * 100)
+                assert bad.closed()
+        held.append(Raw(server).go(b"lab"))
+    # More than the limit for strangers within one second, if need be by and by.
+    until(lambda: "lines about clients were not written" in server.log() or flood(server), what=server.log_tail)
+    for c in held:
+        c.disconnect()
+    for _ in range(400):
+        c = Raw(server).go(b"lab")
+        c.disconnect()
+    server.stop()
+    lines = server.log().splitlines()
+    assert sum(": in use, " in line for line in lines) == 500
+    assert sum(line.endswith('export "lab", station 127.0.0.1: disconnected') for line in lines) == 500
+    assert "about stations were not written" not in server.log()
+
+
+def flood(server):
+    """300 refused at once, in one second or two."""
+    strangers = [Raw(server) for _ in range(300)]
+    for c in strangers:
+        c.send(b"x" * 100)
+    for c in strangers:
+        assert c.closed()
+        c.close()
 
 
 def test_log_for_the_journal(make_server, image, tmp_path):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: GPL-2.0
 """What an operator does with a server that runs: look, reload, publish an
 image, manage overlays."""
+import contextlib
 import json
 import os
+import re
 import resource
 import shutil
 import signal
@@ -18,7 +20,7 @@ from harness import wire
 from harness.patience import granted, until
 from harness.process import DIE_WITH_PARENT
 from harness.server import ServerError, binary, free_port
-from raw import MIB, Raw, check_serves, go_data
+from raw import MIB, Raw, check_serves, go_data, request
 from session import Refused, Station
 
 
@@ -46,6 +48,8 @@ def test_status(lab, image):
     server = lab(f"[lab]\nexportname = {image}\noverlay = keep\n[plain]\nexportname = {image}\nreadonly = true\n")
     with Station(server, "lab", "pc7", "b") as a, Station(server, "plain", boot=None) as b:
         assert a.write(0, b"x" * 8192) == 0 and a.flush() == 0
+        for _ in range(9):
+            assert len(b.read(0, 4096)) == 4096
         assert len(b.read(0, MIB)) == MIB
         assert b.simple(wire.NBD_CMD_READ, 1 << 40, 512) == wire.NBD_EINVAL
         status = json.loads(ask("status", server.sock, "--json"))
@@ -57,14 +61,72 @@ def test_status(lab, image):
         assert one["station"] == "pc7" and one["export"] == "lab" and one["overlay_bytes"] == 8192
         assert one["writes"] == 1 and one["written_bytes"] == 8192 and one["disk_requests"] == 2
         assert one["image"] == exports["lab"]["image"] == a.image
-        assert two["reads"] == 1 and two["read_bytes"] == MIB and two["errors"] == 1 and two["read_only"]
+        # Of a writer nothing is answered from memory; of one batch all is.
+        assert one["answers_timed"] == 0 == one["answer_latency_us"]
+        assert two["answers_timed"] == 2 and 0 < two["answer_latency_us"] < 60e6 or two["disk_requests"]
+        assert two["reads"] == 10 and two["read_bytes"] == MIB + 9 * 4096 and two["errors"] == 1 and two["read_only"]
         assert two["address"] == "127.0.0.1:%d" % b.sock.getsockname()[1]
         table = ask("status", server.sock)
-        assert "pc7" in table and "127.0.0.1" in table and str(image) in table
+        assert "127.0.0.1" in table and str(image) in table
+        row, = [line for line in table.splitlines() if line.startswith("pc7 ")]
+        assert " in use " in row and row.endswith(" " + a.image)
+        assert one["state"] == two["state"] == "in use" and status["negotiating"] == []
         assert abs(one["since"] - time.time()) < 100
     nobody_left(server)
     server.stop()
     assert "no server answers there" in ask("status", server.sock, status=1)
+
+
+def connection(server, address):
+    """What is told of one of them, by its client's socket."""
+    status = json.loads(ask("status", server.sock, "--json"))
+    return next((c for c in status["connections"] + status["negotiating"] if c["address"].endswith(f":{address}")), None)
+
+
+def test_states(lab, image):
+    """Who negotiates, and who does not take answers, is seen as such."""
+    server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
+    with Raw(server, rcvbuf=4096) as c:
+        port = c.sock.getsockname()[1]
+        until(lambda: connection(server, port))
+        assert connection(server, port)["state"] == "negotiating"
+        assert f":{port} " in ask("status", server.sock) and "negotiating" in ask("status", server.sock)
+        c.go(b"lab")
+        assert connection(server, port)["state"] == "in use"
+        # More than the sockets' buffers have room for.
+        for i in range(16):
+            c.send(request(wire.NBD_CMD_READ, 0, 2 * MIB, cookie=i))
+        until(lambda: connection(server, port)["state"] == "stalled", what=lambda: connection(server, port))
+        assert " stalled " in ask("status", server.sock)
+        for i in range(16):
+            c.recv(16 + 2 * MIB)
+        until(lambda: connection(server, port)["state"] == "in use", what=lambda: connection(server, port))
+        c.disconnect()
+    nobody_left(server)
+
+
+def test_stations_that_are_away(lab, image):
+    """They have an overlay and no connection: lost, or with a goodbye."""
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\n")
+
+    def away():
+        return {a["station"]: a for a in json.loads(ask("status", server.sock, "--json"))["away"]}
+
+    with Station(server, "lab", "pc7", "b") as a, Station(server, "lab", "pc8", "b") as b:
+        assert a.write(0, b"x" * 4096) == 0 and away() == {}
+        port = a.sock.getsockname()[1]
+        a.reset()
+        b.disconnect()
+        until(lambda: len(away()) == 2)
+        lost, left = away()["pc7"], away()["pc8"]
+        assert lost["state"] == "away" and lost["overlay_bytes"] == 4096 and lost["address"].endswith(f":{port}")
+        assert left["state"] == "left" and left["overlay_bytes"] == 0 and left["image"] == b.image
+        rows = {line.split()[0]: line.split() for line in ask("status", server.sock).splitlines() if line.startswith("pc")}
+        assert rows["pc7"][3] == "away" and rows["pc8"][3] == "left" and rows["pc7"][-1] == a.image
+    with Station(server, "lab", "pc7", "b", generation=1) as c:
+        assert list(away()) == ["pc8"]
+        c.disconnect()
+    until(lambda: away().get("pc7", {}).get("state") == "left")
 
 
 def test_metrics(lab, image, tmp_path):
@@ -73,7 +135,8 @@ def test_metrics(lab, image, tmp_path):
     with Station(server, 'a"b', boot=None) as c:
         assert len(c.read(0, 4096)) == 4096
         text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=granted(20)).read().decode()
-        assert "\nnbdroot_read_bytes_total 4096\n" in text
+        samples = exposition(text)
+        assert samples["nbdroot_read_bytes_total", ()] == 4096 and samples["nbdroot_connections", ()] == 1
         assert '\nnbdroot_export_connections{export="a\\"b"} 1\n' in text
         c.disconnect()
     with pytest.raises(urllib.error.HTTPError):
@@ -88,6 +151,79 @@ def test_metrics(lab, image, tmp_path):
         s.sendall(b"drain\n")
         assert b"400" in s.makefile("rb").read()
     check_serves(server, b'a"b')
+
+
+LABEL = r'(\w+)="((?:[^"\\\n]|\\\\|\\"|\\n)*)"'
+
+
+def exposition(text):
+    """The samples of Prometheus' text format, {(name, labels): value}: strictly
+    read, and with what promtool complains of besides."""
+    assert text.endswith("\n")
+    samples, told, order = {}, {}, []
+    for line in text[:-1].split("\n"):
+        said = re.fullmatch(r"# (HELP|TYPE) ([a-z_:][a-z0-9_:]*) (.+)", line)
+        if said:
+            kind, name, rest = said.groups()
+            assert (kind, name) not in told, line
+            assert name not in order, "told after its samples"
+            told[kind, name] = rest
+            continue
+        sample = re.fullmatch(r"([a-z_:][a-z0-9_:]*)(?:\{(" + LABEL + "(?:," + LABEL + r")*)\})? (\d+(?:\.\d+)?)", line)
+        assert sample, line
+        name = sample[1]
+        assert told["TYPE", name] in ("counter", "gauge") and told["HELP", name]
+        assert (told["TYPE", name] == "counter") == name.endswith("_total")
+        labels = re.findall(LABEL, sample[2] or "")
+        assert len(dict(labels)) == len(labels)
+        key = name, tuple(sorted(labels))
+        assert key not in samples, f"twice: {line}"
+        samples[key] = float(sample[sample.re.groups])
+        if order[-1:] != [name]:
+            assert name not in order, f"not in one group: {line}"
+            order.append(name)
+    assert {name for _, name in told} == set(order)
+    return samples
+
+
+NAMES = [b'quoted"name', b"back\\slash", "caf\u00e9".encode(), "caf\u00e8".encode(), b"caf\xe9", b"caf\xe8",
+         "caf\ufffde9".encode(), b"tab\there", b"\xf0\x9f\x90\x98", b"\xc0\xaf", b"c1\xc2\x9b"]
+
+
+def test_names_of_any_bytes(lab, image, tmp_path):
+    """In JSON, in the metrics and in the table no two names become one, and what
+    is UTF-8 is as it was. (A section's name cannot have a newline.)"""
+    config = b"".join(b"[%s]\nexportname = %s\noverlay = keep\n" % (name, str(image).encode()) for name in NAMES)
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\n")
+    configure(server, "")
+    with server.config_path.open("ab") as f:
+        f.write(config)
+    ask("reload", server.sock)
+
+    def told(what):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(f"{tmp_path}/sock")
+            s.sendall(what + b"\n")
+            return s.makefile("rb").read().decode()     # all of it is UTF-8
+
+    with contextlib.ExitStack() as stack:
+        for name in NAMES:
+            c = stack.enter_context(Raw(server))
+            c.go(name)
+        status = json.loads(told(b"status"))
+        want = ['quoted"name', "back\\slash", "caf\u00e9", "caf\u00e8", "caf\ufffde9", "caf\ufffde8",
+                "caf\ufffdef\ufffdbf\ufffdbde9", "tab\there", "\U0001f418", "\ufffdc0\ufffdaf", "c1\ufffdc2\ufffd9b"]
+        assert [e["name"] for e in status["exports"]] == want
+        assert [c["export"] for c in status["connections"]] == want
+        samples = exposition(told(b"metrics"))
+        labels = [dict(labels) for (name, labels) in samples if name == "nbdroot_export_connections"]
+        assert [e["export"] for e in labels] == [name.replace("\\", r"\\").replace('"', r"\"").replace("\t", "\ufffd09")
+                                                 for name in want]
+        assert set(samples.values()) >= {1.0, len(NAMES)}
+        lines = told(b"table").splitlines()
+        for shown in ('quoted"name', r"back\134slash", "caf\u00e9", "caf\u00e8", r"caf\351", r"caf\350",
+                      r"caf\357\277\275e9", r"tab\011here", "\U0001f418", r"\300\257", r"c1\302\233"):
+            assert sum(shown in line.split()[:2] for line in lines) == 2, shown
 
 
 def test_top(lab, image):
@@ -703,12 +839,30 @@ def test_a_file_twice(lab, image):
 
 # -- overlays ---------------------------------------------------------------------------
 
+def test_overlays_in_several_folders(lab, image, tmp_path):
+    """Each export's are where its section says, and listed once."""
+    more = f"exportname = {image}\noverlay = keep\n"
+    server = lab(f"[a]\n{more}overlay_dir = {tmp_path}/one\n[b]\n{more}overlay_dir = {tmp_path}/one\n[c]\n{more}"
+                 f"[plain]\nexportname = {image}\nreadonly = true\n")
+    for name in "abc":
+        Station(server, f"{name}/pc", "pc", "b1").close()
+    server.stop()
+    config = ("-C", str(server.config_path))
+    table = ask("overlays", "list", *config)
+    assert [table.count(f"{name}@pc") for name in "abc"] == [1, 1, 1]
+    ask("overlays", "drop", *config, "a@pc", "c@pc")
+    table = ask("overlays", "list", *config)
+    assert [table.count(f"{name}@pc") for name in "abc"] == [0, 1, 0]
+    server.config_path.write_text(f"[plain]\nexportname = {image}\nreadonly = true\n")
+    assert "no export in it has overlays" in ask("overlays", "list", *config, status=1)
+
+
 def test_overlays_command(lab, image, content, tmp_path):
     server = lab(f"[lab]\nexportname = {image}\noverlay = keep\n")
     folder = f"--dir={tmp_path}/state/overlays"
     with Station(server, "lab/pc1", boot=None) as one:
         assert one.write(0, b"1" * 8192) == 0
-        Station(server, "lab/pc2", boot=None).disconnect()
+        Station(server, "lab/pc2", "pc2", "b2").disconnect()
         table = until(lambda: (said := ask("overlays", "list", folder)).count("in use") <= 1 and "lab@pc2" in said and said)
         lines = {line.split()[0]: line for line in table.splitlines()}
         assert "8192" in lines["lab@pc1"] and "in use" in lines["lab@pc1"] and "idle" in lines["lab@pc2"]
@@ -718,11 +872,16 @@ def test_overlays_command(lab, image, content, tmp_path):
         assert "in use; shut its station down first" in ask("overlays", "drop", folder, "lab@pc1", status=1)
         assert one.read(0, 10) == b"1" * 10
         one.disconnect()
+    # Where they are is the configuration's to say.
+    config = ("-C", str(server.config_path))
+    assert "lab@pc2" in ask("overlays", "list", *config) and "written:  8192" in ask("overlays", "show", *config, "lab@pc1")
     until(lambda: "in use" not in ask("overlays", "list", folder))
     ask("overlays", "drop", folder, "lab@pc1", "lab@pc2")
     with Station(server, "lab/pc1", boot=None) as c:
         assert c.read(0, 10) == content[:10]
     for argv, says in ((["drop", folder, "lab@nobody"], "No such file"), (["drop", folder, "nobody"], "not EXPORT@STATION"),
                        (["drop", folder, "../../etc@passwd"], "No such file"), (["burn", folder], "write: nbd-server overlays"),
-                       (["list", "--all"], '"--all" is not an option'), (["list", "--dir=/nonexistent"], "No such file")):
+                       (["list", "--all"], '"--all" is not an option'), (["list", "--dir=/nonexistent"], "No such file"),
+                       (["list", "-C"], '"-C" is not an option'), (["list", "-C", "/nonexistent"], "/nonexistent"),
+                       (["show", *config, "other@pc1"], f"{tmp_path}/state/overlays/other@pc1.overlay")):
         assert says in ask("overlays", *argv, status=1)

@@ -328,8 +328,8 @@ def test_disconnect_waits_for_what_is_in_flight(served, content):
     served.wait_log("disconnected")
 
 
-def test_flush_on_one_connection_covers_the_other(served):
-    """Multi-conn: seen on one as soon as it is answered on the other."""
+def test_written_on_one_connection_is_seen_on_the_other(served):
+    """As soon as it is answered. (That a flush covers it: test_losses.py.)"""
     with Raw(served) as a, Raw(served) as b:
         a.go()
         b.go()

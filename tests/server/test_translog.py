@@ -282,7 +282,7 @@ def test_reload(make_server, image, log):
         before.read(0, 512)
         during.read(0, 1024)
         reload(config + f"transactionlog = {log.parent}/no/log\n")
-        server.wait_log(f"SIGHUP: nothing is changed: {server.config_path}:4: {log.parent}/no/log: No such file")
+        server.wait_log(f"SIGHUP: nothing is changed: {server.config_path}:7: {log.parent}/no/log: No such file")
         reload(config)
         during.read(0, 2048)
         check_serves(server, b"a")
@@ -363,7 +363,7 @@ def test_refused_at_start(image, tmp_path, what, content):
         done = subprocess.run([binary(), *options, "-C", config], text=True, timeout=granted(20),
                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         assert done.returncode == 1
-        assert f"nbd-server: {config}:3: {path}: " in done.stdout
+        assert f"nbd-server: {config}:5: {path}: " in done.stdout
         assert says in done.stdout or (what == "nowhere" and "cannot be made" in done.stdout)
     assert image.read_bytes() == content
 

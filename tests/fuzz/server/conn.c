@@ -175,6 +175,12 @@ void loop_retry(struct loop *l)
 	(void)l;
 }
 
+uint64_t loop_woke(struct loop *l)
+{
+	(void)l;
+	return 1;
+}
+
 uint8_t *loop_rx(struct loop *l)
 {
 	static uint8_t rx[LOOP_RX];

@@ -55,9 +55,16 @@ static const struct nego_export *find(void *ctx, const char *name, size_t len,
 	return NULL;
 }
 
+/* Takes its time every other time. */
+static unsigned int waits;
+
 static const struct nego_export *list(void *ctx, size_t *index)
 {
 	(void)ctx;
+	if (!*index && waits++ & 1) {
+		*index = NEGO_LIST_LATER;
+		return NULL;
+	}
 	return *index < 2 ? &exports[*index] : NULL;
 }
 
@@ -68,9 +75,6 @@ static void note(void *ctx, u32 option, u32 reply, const char *text)
 	check(reply == NBD_REP_ACK || reply & NBD_REP_FLAG_ERROR);
 	check(strlen(text) < NEGO_TEXT);
 }
-
-/* Takes its time every other time. */
-static unsigned int waits;
 
 static bool session(void *ctx, const struct nego_export *e,
 		    const struct nbd_session *s, struct nbd_identity *id,

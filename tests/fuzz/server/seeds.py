@@ -73,6 +73,11 @@ def main():
                               "oldstyle=false\n[a]\nexportname = /x\nreadonly = 1\nfilesize = 3m\n"
                               "maxconnections = 2\nauthfile = /y\ndescription = d\ncopyonwrite = false\n"
                               "flush=0\nfua=0\ntrim=0\nrotational=1\n[]\nexportname=/z\n")
+    # Two files of a directory; a key that is refused when all have been read.
+    (folder / "2").write_text("[generic]\nincludedir = /d\nunixsock = /s\nduallisten = true\n[a]\nexportname = /x\n"
+                              "\f[b]\nexportname = /y\noverlay = keep\noverlay_count = 7\n\f# more\n[c]\nexportname = /z\n")
+    (folder / "3").write_text("[generic]\n\nduallisten = true\nincludedir = /d\n\f[b]\nexportname = /y\n")
+    (folder / "4").write_text("[generic]\nincludedir = /-\n[b]\nexportname = /y\n")
     (folder / "1").write_text("# x\n; y\n\n[a]\r\nexportnam = /x\n")
 
 

@@ -70,6 +70,38 @@ static void rules(void **state)
 				 t[i].peer, t[i].want);
 }
 
+static unsigned int group(const char *peer)
+{
+	struct sockaddr_in6 in6 = { .sin6_family = AF_INET6 };
+	struct sockaddr_in in = { .sin_family = AF_INET };
+
+	if (inet_pton(AF_INET, peer, &in.sin_addr) == 1)
+		return access_group((struct sockaddr *)&in);
+	assert_int_equal(inet_pton(AF_INET6, peer, &in6.sin6_addr), 1);
+	return access_group((struct sockaddr *)&in6);
+}
+
+static void groups(void **state)
+{
+	unsigned int n[256], i, j, same = 0;
+
+	(void)state;
+	assert_int_equal(group("192.0.2.1"), group("::ffff:192.0.2.1"));
+	/* Who has one address of a network of 64 bits has all of them. */
+	assert_int_equal(group("2001:db8::1"), group("2001:db8::ffff:1"));
+	assert_int_not_equal(group("2001:db8::1"), group("2001:db8:0:1::1"));
+	for (i = 0; i < 256; i++) {
+		char peer[32];
+
+		snprintf(peer, sizeof(peer), "192.0.2.%u", i);
+		n[i] = group(peer) % 256;
+		for (j = 0; j < i; j++)
+			same += n[i] == n[j];
+	}
+	/* By chance it is 128, give or take 11. */
+	assert_true(same < 256);
+}
+
 static void neither_family(void **state)
 {
 	struct sockaddr sa = { .sa_family = AF_UNIX };
@@ -83,6 +115,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(rules),
 		cmocka_unit_test(neither_family),
+		cmocka_unit_test(groups),
 	};
 
 	return cmocka_run_group_tests_name("server access", tests, NULL, NULL);

@@ -5,6 +5,8 @@
  */
 #include "unit.h"
 
+#include <unistd.h>
+
 #include "config.h"
 
 static bool parse(struct config *c, const char *text, char *why)
@@ -98,6 +100,35 @@ static void said_twice(void **state)
 	config_free(&c);
 }
 
+/* What is said of the main file after others were read is of the main file. */
+static void after_an_include(void **state)
+{
+	char dir[] = "/tmp/nbdroot-config-XXXXXX", main_file[64], more[64];
+	char why[512], want[128];
+	struct config c;
+	FILE *f;
+
+	(void)state;
+	assert_non_null(mkdtemp(dir));
+	snprintf(main_file, sizeof(main_file), "%s/main", dir);
+	snprintf(more, sizeof(more), "%s/more.conf", dir);
+	f = fopen(main_file, "w");
+	assert_non_null(f);
+	fprintf(f, "[generic]\nduallisten = true\nincludedir = %s\n", dir);
+	fclose(f);
+	f = fopen(more, "w");
+	assert_non_null(f);
+	fprintf(f, "\n\n\n[a]\nexportname = /x\n");
+	fclose(f);
+	assert_false(config_load(&c, main_file, why, sizeof(why)));
+	snprintf(want, sizeof(want), "%s:2: duallisten", main_file);
+	assert_memory_equal(why, want, strlen(want));
+	config_free(&c);
+	unlink(more);
+	unlink(main_file);
+	rmdir(dir);
+}
+
 static void every_cut(void **state)
 {
 	static const char text[] =
@@ -131,6 +162,11 @@ static void nearest_key(void **state)
 		  "did you mean \"listenaddr\"?" },
 		{ "[generic]\nallow_list = true\n",
 		  "did you mean \"allowlist\"?" },
+		{ "[a]\ntirm = true\n", "did you mean \"trim\"?" },
+		{ "[generic]\nprt = 1\n", "did you mean \"port\"?" },
+		/* Three letters that are others are another word. */
+		{ "[a]\nfoo = true\n", "unknown key \"foo\"; nbd-server(5) lists" },
+		{ "[generic]\nhost = ::\n", "did you mean" },
 		{ "[a]\nsomething else entirely = 1\n", "nbd-server(5) lists" },
 		{ "[a]\n= 1\n", "unknown key \"\"" },
 		{ "[a]\nxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx = 1\n",
@@ -156,6 +192,7 @@ int main(void)
 		cmocka_unit_test(whole),
 		cmocka_unit_test(defaults),
 		cmocka_unit_test(said_twice),
+		cmocka_unit_test(after_an_include),
 		cmocka_unit_test(every_cut),
 		cmocka_unit_test(nearest_key),
 	};

@@ -6,6 +6,7 @@
 #include "unit.h"
 
 #include <fcntl.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <semaphore.h>
 #include <stdatomic.h>
@@ -38,6 +39,23 @@ struct image *__wrap_image_hold(struct image *i)
 			atomic_store(&nobody_came, true);
 	}
 	return __real_image_hold(i);
+}
+
+/* Somebody comes for this export while a reload looks at its image. */
+static struct export *comes_for;
+
+bool __real_image_is_at(const struct image *i, const char *at);
+bool __wrap_image_is_at(const struct image *i, const char *at);
+static void come(struct export *e);
+
+bool __wrap_image_is_at(const struct image *i, const char *at)
+{
+	struct export *e = comes_for;
+
+	comes_for = NULL;
+	if (e)
+		come(e);
+	return __real_image_is_at(i, at);
 }
 
 void session_server(struct nbd_identity *id)
@@ -109,6 +127,48 @@ static void size_of_the_current_image(void **state)
 	exports_free(&exports);
 }
 
+static void come(struct export *e)
+{
+	struct sockaddr_in peer = { .sin_family = AF_INET };
+	const struct export_client who = {
+		.peer = (struct sockaddr *)&peer, .name = "lab", .name_len = 3,
+	};
+	struct export_opened got;
+	struct nego_export info;
+	char text[NEGO_TEXT];
+	struct store *s;
+	u32 error;
+
+	publish(2 << 20);
+	s = export_open(e, &who, &info, &got, &error, text);
+	if (!s)
+		fail_msg("%s", text);
+	export_close(e, &who, &got, s, true);
+}
+
+/* A reload that fails has nothing to say about an image that came meanwhile. */
+static void image_that_came_during_a_reload(void **state)
+{
+	struct export *e = serve(1 << 20);
+	struct export_settings *s = settings();
+	char did[200], why[800] = "";
+	struct image *i;
+
+	(void)state;
+	/* Cannot be had: asks for more bytes than there are. */
+	s->size = 1ULL << 40;
+	comes_for = e;
+	assert_false(exports_reload(&exports, s, did, sizeof(did), why,
+				    sizeof(why)));
+	assert_null(comes_for);
+	i = export_image(e);
+	assert_non_null(i);
+	assert_int_equal(i->store->size, 2 << 20);
+	assert_int_equal(export_size(e), 2 << 20);
+	image_put(i);
+	exports_free(&exports);
+}
+
 static void *hold(void *e)
 {
 	image_put(export_image(e));
@@ -136,6 +196,7 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(size_of_the_current_image),
 		cmocka_unit_test(size_does_not_wait),
+		cmocka_unit_test(image_that_came_during_a_reload),
 	};
 	int r;
 

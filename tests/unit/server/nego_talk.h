@@ -26,6 +26,8 @@ static const struct nego_export *const all[] = { &root, &plain };
 /* What the callbacks saw. */
 static unsigned int claims, notes;
 static u32 last_note;
+/* How many times more a session, or a list, takes time. */
+static unsigned int busy;
 
 static const struct nego_export *find(void *ctx, const char *name, size_t len,
 				      bool claim, u32 *error, char *text)
@@ -53,6 +55,11 @@ static const struct nego_export *find(void *ctx, const char *name, size_t len,
 static const struct nego_export *list(void *ctx, size_t *index)
 {
 	assert_ptr_equal(ctx, &claims);
+	if (busy && !*index) {
+		busy--;
+		*index = NEGO_LIST_LATER;
+		return NULL;
+	}
 	return *index < 2 ? all[*index] : NULL;
 }
 
@@ -65,8 +72,7 @@ static inline void note(void *ctx, u32 option, u32 reply, const char *text)
 	last_note = reply;
 }
 
-/* Sessions asked for; how many times more it takes time. */
-static unsigned int sessions, busy;
+static unsigned int sessions;	/* asked for */
 
 static inline bool session(void *ctx, const struct nego_export *e,
 			   const struct nbd_session *s, struct nbd_identity *id,

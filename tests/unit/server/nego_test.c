@@ -131,6 +131,33 @@ static void lists(void **state)
 	talk_free(t);
 }
 
+static void list_that_takes_time(void **state)
+{
+	struct talk *t = talk_new(3);
+	const u8 *d;
+	size_t at = 18, len;
+	u32 n;
+
+	(void)state;
+	busy = 2;
+	say(t, NBD_OPT_LIST, NULL, 0);
+	say(t, NBD_OPT_ABORT, NULL, 0);
+	run(t, 100);
+	assert_true(nego_waits(&t->n));
+	(void)nego_tx(&t->n, &len);
+	assert_int_equal(len, 0);
+	nego_resume(&t->n);
+	assert_true(nego_waits(&t->n));
+	nego_resume(&t->n);
+	assert_false(nego_waits(&t->n));
+	run(t, 100);
+	assert_int_equal(reply(t, &at, NBD_OPT_LIST, &d, &n), NBD_REP_SERVER);
+	assert_int_equal(reply(t, &at, NBD_OPT_LIST, &d, &n), NBD_REP_SERVER);
+	assert_int_equal(reply(t, &at, NBD_OPT_LIST, &d, &n), NBD_REP_ACK);
+	assert_int_equal(reply(t, &at, NBD_OPT_ABORT, &d, &n), NBD_REP_ACK);
+	talk_free(t);
+}
+
 static void list_that_is_closed(void **state)
 {
 	struct talk *t = talk_new(3);
@@ -346,6 +373,7 @@ int main(void)
 		cmocka_unit_test(export_name),
 		cmocka_unit_test(export_name_cannot_be_refused),
 		cmocka_unit_test(lists),
+		cmocka_unit_test(list_that_takes_time),
 		cmocka_unit_test(list_that_is_closed),
 		cmocka_unit_test(abort_is_acknowledged),
 		cmocka_unit_test(refusals),

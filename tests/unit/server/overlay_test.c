@@ -81,6 +81,17 @@ int __wrap_os_punch_hole(int fd, uint64_t off, uint64_t len)
 	return punch_error ? punch_error : __real_os_punch_hole(fd, off, len);
 }
 
+/* All tests have the same file, and mostly each begins anew. */
+static bool remembers;
+
+bool __real_loss_is_known(int fd);
+bool __wrap_loss_is_known(int fd);
+
+bool __wrap_loss_is_known(int fd)
+{
+	return remembers && __real_loss_is_known(fd);
+}
+
 static struct overlay_map *map;	/* of the last one that was opened */
 
 bool __real_overlay_map_init(struct overlay_map *m, int fd, uint64_t size);
@@ -128,6 +139,23 @@ static struct store *make_and_open(void)
 	return open_it("boot-1");
 }
 
+/* As job.c does it. */
+static int write_durably(struct store *s, const void *p, uint32_t n,
+			 uint64_t off)
+{
+	int err = s->ops->write(s, p, n, off, true);
+
+	return err == STORE_UNSYNCED ? s->ops->flush(s) : err;
+}
+
+static void assert_bytes(struct store *s, uint64_t off, const char *bytes)
+{
+	char got[8];
+
+	assert_int_equal(s->ops->read(s, got, (uint32_t)strlen(bytes), off), 0);
+	assert_memory_equal(got, bytes, strlen(bytes));
+}
+
 /* A flush that found no room for the map has lost nothing: the next one does it. */
 static void full_for_a_moment(void **state)
 {
@@ -138,10 +166,10 @@ static void full_for_a_moment(void **state)
 	assert_int_equal(s->ops->write(s, "w", 1, 200 << 20, false), 0);
 	map_error = -ENOSPC;
 	assert_int_equal(s->ops->flush(s), -ENOSPC);
-	assert_int_equal(s->ops->write(s, "f", 1, 100 << 20, true), -ENOSPC);
+	assert_int_equal(write_durably(s, "f", 1, 100 << 20), -ENOSPC);
 	map_error = 0;
 	assert_int_equal(s->ops->flush(s), 0);
-	assert_int_equal(s->ops->write(s, "x", 1, 100, true), 0);
+	assert_int_equal(write_durably(s, "x", 1, 100), 0);
 	/* What was flushed is there after a crash of the machine. */
 	assert_int_equal(s->ops->write(s, "l", 1, 50 << 20, false), 0);
 	map_error = sync_error = -EIO;	/* so that the close adds nothing */
@@ -171,6 +199,34 @@ static void failed_sync_is_told_for_ever(void **state)
 	sync_error = 0;
 	assert_int_equal(s->ops->flush(s), -EIO);
 	assert_int_equal(s->ops->write(s, "w", 1, 0, true), -EIO);
+	s->ops->close(s);
+	/* Nor does a store that is opened later take it for safe. */
+	remembers = true;
+	s = open_it("boot-1");
+	assert_int_equal(s->ops->flush(s), -EIO);
+	assert_int_equal(s->ops->write(s, "w", 1, 0, true), -EIO);
+	s->ops->close(s);
+	s = open_it("boot-2");
+	remembers = false;
+	assert_bytes(s, 0, "i");
+	s->ops->close(s);
+}
+
+/* The last sync of a store, too, of which nobody is told. */
+static void failed_sync_at_the_end(void **state)
+{
+	struct store *s = make_and_open();
+
+	(void)state;
+	assert_int_equal(s->ops->write(s, "w", 1, 0, false), 0);
+	sync_error = -EIO;
+	s->ops->close(s);
+	sync_error = 0;
+	remembers = true;
+	s = open_it("boot-1");
+	remembers = false;
+	assert_bytes(s, 0, "w");
+	assert_int_equal(s->ops->flush(s), -EIO);
 	s->ops->close(s);
 }
 
@@ -243,14 +299,6 @@ static void lost_during_a_durable_write(void **state)
 	loses = s;
 	assert_int_equal(s->ops->write(s, "x", 1, 9, true), -EIO);
 	s->ops->close(s);
-}
-
-static void assert_bytes(struct store *s, uint64_t off, const char *bytes)
-{
-	char got[8];
-
-	assert_int_equal(s->ops->read(s, got, (uint32_t)strlen(bytes), off), 0);
-	assert_memory_equal(got, bytes, strlen(bytes));
 }
 
 /* Not by writing, where the disk cannot give space back. */
@@ -330,7 +378,10 @@ static void *late_write(void *arg)
 	struct store *s = l->s;
 	int fd = open(path, O_RDONLY);
 
-	l->err = s->ops->write(s, "x", 1, 100, l->durable);
+	if (l->durable)
+		l->err = write_durably(s, "x", 1, 100);
+	else
+		l->err = s->ops->write(s, "x", 1, 100, false);
 	if (!l->err && !l->durable)
 		l->err = s->ops->flush(s);
 	if (pread(fd, &l->a, 1, OVERLAY_MAP_AT) != 1)
@@ -393,11 +444,29 @@ static void durable_write_at_half_an_update(void **state)
 	half_an_update(true);
 }
 
+/* What no station has written is the image's, for whoever reads it. */
+static void whose_bytes(void **state)
+{
+	struct store *s = make_and_open();
+
+	(void)state;
+	assert_ptr_equal(s->ops->origin(s, 65536, 0), &base);
+	assert_int_equal(s->ops->write(s, "x", 1, 20000, false), 0);
+	assert_ptr_equal(s->ops->origin(s, 65536, 0), s);
+	assert_ptr_equal(s->ops->origin(s, 1, 20000), s);
+	assert_ptr_equal(s->ops->origin(s, 4096, 20480), &base);
+	assert_int_equal(s->ops->zero(s, 20480, 4096, 0), 0);
+	assert_ptr_equal(s->ops->origin(s, 4096, 20480), s);
+	s->ops->close(s);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
+		cmocka_unit_test(whose_bytes),
 		cmocka_unit_test(full_for_a_moment),
 		cmocka_unit_test(failed_sync_is_told_for_ever),
+		cmocka_unit_test(failed_sync_at_the_end),
 		cmocka_unit_test(full_disk_in_a_sync),
 		cmocka_unit_test(lost_in_a_durable_write),
 		cmocka_unit_test(full_disk_in_a_write),

@@ -23,9 +23,11 @@ static atomic_uint calls, flushes;
 static atomic_int outcome;
 static _Atomic(u64) longest, end;
 static struct conn conn, modest;
-/* Where the reads of ->modest begin. */
+/* Where the reads and writes of ->modest begin. */
 #define MODEST	(1ULL << 40)
-static atomic_bool modest_one_read;
+static atomic_bool modest_one_read, modest_one_wrote;
+/* What a write with FUA has become: STORE_UNSYNCED, as with an overlay. */
+static atomic_int durable;
 
 static void wait_for(sem_t *s, const char *what)
 {
@@ -76,7 +78,7 @@ void conn_identify(struct conn *c, struct export *e)
 void conn_close(struct conn *c)
 {
 	(void)c;
-	hold(JOB_OPEN);
+	hold(JOB_CLOSE);
 }
 
 static int disk_flush(struct store *s)
@@ -104,10 +106,10 @@ static int disk_write(struct store *s, const void *buf, uint32_t len,
 	(void)s;
 	(void)buf;
 	(void)len;
-	(void)off;
-	(void)fua;
+	if (off == MODEST)
+		atomic_store(&modest_one_wrote, true);
 	hold(NBD_CMD_WRITE);
-	return 0;
+	return fua ? atomic_load(&durable) : 0;
 }
 
 static int range(u64 off, u64 len)
@@ -174,6 +176,8 @@ static int start_with(unsigned int workers)
 	atomic_store(&conn.gone, false);
 	conn.store = modest.store = &store;
 	atomic_store(&modest_one_read, false);
+	atomic_store(&modest_one_wrote, false);
+	atomic_store(&durable, 0);
 	return !pool_start(workers, false, take_back);
 }
 
@@ -263,14 +267,32 @@ static void slow_programs(void **state)
 	(void)state;
 	atomic_store(&held, JOB_OPEN);
 	for (i = 0; i < 2 * WORKERS; i++)
-		submit(i % 3 ? JOB_OPEN : i % 2 ? JOB_IDENTIFY : JOB_CLOSE, 0,
-		       0, 0);
+		submit(i % 3 ? JOB_OPEN : JOB_IDENTIFY, 0, 0, 0);
 	for (i = 0; i < WORKERS / 4; i++)
 		wait_for(&begun, "opens use less than their quarter");
 	others_are_served("opens");
 	let_go(2 * WORKERS);
 	for (i = 0; i < 2 * WORKERS; i++)
 		wait_for(&done, "opens without an end");
+}
+
+/* Those who leave, whose overlays are synced then, do not keep others from coming. */
+static void opens_beside_closes(void **state)
+{
+	int i;
+
+	(void)state;
+	atomic_store(&held, JOB_CLOSE);
+	for (i = 0; i < 2 * WORKERS; i++)
+		submit(JOB_CLOSE, 0, 0, 0);
+	for (i = 0; i < WORKERS / 4; i++)
+		wait_for(&begun, "closes use less than their quarter");
+	submit(JOB_OPEN, 0, 0, 0);
+	wait_for(&done, "an open waits for closes");
+	others_are_served("closes");
+	let_go(2 * WORKERS);
+	for (i = 0; i < 2 * WORKERS; i++)
+		wait_for(&done, "closes without an end");
 }
 
 static void long_ones(void **state)
@@ -310,7 +332,7 @@ static void deep_reader(void **state)
 	(void)state;
 	atomic_store(&held, NBD_CMD_READ);
 	for (i = 0; i < WORKERS + 100; i++)
-		submit(NBD_CMD_READ, 0, 1, 0);
+		submit(NBD_CMD_READ, i, 1, 0);
 	for (i = 0; i < WORKERS; i++)
 		wait_for(&begun, "not every worker reads");
 	submit_of(&modest, NBD_CMD_READ, MODEST, 1, 0);
@@ -333,7 +355,7 @@ static void writes_beside_a_deep_reader(void **state)
 	(void)state;
 	atomic_store(&held, NBD_CMD_READ);
 	for (i = 0; i < WORKERS + 100; i++)
-		submit(NBD_CMD_READ, 0, 1, 0);
+		submit(NBD_CMD_READ, i, 1, 0);
 	for (i = 0; i < WORKERS; i++)
 		wait_for(&begun, "not every worker reads");
 	submit_of(&modest, NBD_CMD_WRITE, 0, 1, 0);
@@ -373,6 +395,113 @@ static void deep_writer(void **state)
 	atomic_store(&held, -1);
 	let_go(1000);
 	for (i = 0; i < WORKERS + 100; i++)
+		wait_for(&done, "writes without an answer");
+}
+
+/* Many writes of one connection; another's does not wait for all of them. */
+static void beside_a_deep_writer(void **state)
+{
+	int i;
+
+	(void)state;
+	atomic_store(&held, NBD_CMD_WRITE);
+	for (i = 0; i < WORKERS + 100; i++)
+		submit(NBD_CMD_WRITE, 0, 1, NBD_CMD_FLAG_FUA);
+	for (i = 0; i < WORKERS * 3 / 4; i++)
+		wait_for(&begun, "writes use less than three quarters");
+	submit_of(&modest, NBD_CMD_WRITE, MODEST, 4096, 0);
+	let_go(2);
+	for (i = 0; i < 2; i++)
+		wait_for(&begun, "no further write");
+	assert_true(atomic_load(&modest_one_wrote));
+	atomic_store(&held, -1);
+	let_go(1000);
+	for (i = 0; i < WORKERS + 101; i++)
+		wait_for(&done, "writes without an answer");
+}
+
+/* A flush is what makes such writes durable: one for many of them. */
+static void durable_writes_in_groups(void **state)
+{
+	int i;
+
+	(void)state;
+	atomic_store(&durable, STORE_UNSYNCED);
+	atomic_store(&held, NBD_CMD_FLUSH);
+	submit(NBD_CMD_WRITE, 0, 1, NBD_CMD_FLAG_FUA);
+	wait_for(&begun, "no sync");
+	for (i = 0; i < 50; i++)
+		submit(i % 2 ? NBD_CMD_WRITE : NBD_CMD_WRITE_ZEROES, 0, 1,
+		       NBD_CMD_FLAG_FUA);
+	/* All of them, and no worker waits for the sync. */
+	while (others_are_served("durable writes"), !store.flush_waiting)
+		;
+	let_go(1);
+	wait_for(&begun, "no second sync");
+	wait_for(&done, "the first one waits for the second sync");
+	atomic_store(&held, -1);
+	let_go(1);
+	for (i = 0; i < 50; i++)
+		wait_for(&done, "writes without an answer");
+	assert_in_range(atomic_load(&flushes), 2, 51);
+	assert_int_equal(atomic_load(&last)->error, 0);
+}
+
+/* One goes to the disk; the others hold no worker until it is back. */
+static void identical_reads(void **state)
+{
+	int i;
+
+	(void)state;
+	atomic_store(&held, NBD_CMD_READ);
+	submit(NBD_CMD_READ, 8192, 16, 0);
+	wait_for(&begun, "no read");
+	for (i = 0; i < 100; i++)
+		submit_of(i % 2 ? &conn : &modest, NBD_CMD_READ, 8192, 16, 0);
+	/* Others, of as many bytes or from there, are no such. */
+	submit(NBD_CMD_READ, 8192, 8, 0);
+	submit_of(&modest, NBD_CMD_READ, 4096, 16, 0);
+	for (i = 0; i < 2; i++)
+		wait_for(&begun, "another read waits for these");
+	assert_int_equal(sem_trywait(&begun), -1);
+	assert_int_equal(sem_trywait(&done), -1);
+	let_go(3);
+	for (i = 0; i < 3; i++)
+		wait_for(&done, "a read without an answer");
+	/* Now it is in memory: each for itself, and side by side. */
+	for (i = 0; i < WORKERS; i++)
+		wait_for(&begun, "those who waited are not read");
+	atomic_store(&held, -1);
+	let_go(1000);
+	for (i = 0; i < 100; i++)
+		wait_for(&done, "a read without an answer");
+}
+
+/* Who goes first may be gone; the others read for themselves. */
+static void first_of_them_leaves(void **state)
+{
+	(void)state;
+	atomic_store(&held, NBD_CMD_WRITE);
+	atomic_store(&conn.gone, true);
+	submit(NBD_CMD_READ, 8192, 16, 0);
+	submit_of(&modest, NBD_CMD_READ, 8192, 16, 0);
+	wait_for(&done, "no answer for who is gone");
+	wait_for(&done, "no answer for the other one");
+}
+
+/* A part of a block may have to be read first: no group waits for that. */
+static void parts_of_blocks(void **state)
+{
+	int i;
+
+	(void)state;
+	atomic_store(&held, NBD_CMD_WRITE);
+	for (i = 0; i < WORKERS / 2; i++)
+		submit(NBD_CMD_WRITE, 512 * (u64)i, 512, 0);
+	for (i = 0; i < WORKERS / 2; i++)
+		wait_for(&begun, "a write waits for another one's block");
+	let_go(WORKERS / 2);
+	for (i = 0; i < WORKERS / 2; i++)
 		wait_for(&done, "writes without an answer");
 }
 
@@ -439,11 +568,21 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(flushes_in_groups, start, stop),
 		cmocka_unit_test_setup_teardown(slow_programs, start, stop),
+		cmocka_unit_test_setup_teardown(opens_beside_closes, start,
+						stop),
 		cmocka_unit_test_setup_teardown(long_ones, start, stop),
 		cmocka_unit_test_setup_teardown(deep_reader, start, stop),
 		cmocka_unit_test_setup_teardown(writes_beside_a_deep_reader,
 						start, stop),
 		cmocka_unit_test_setup_teardown(deep_writer, start, stop),
+		cmocka_unit_test_setup_teardown(beside_a_deep_writer, start,
+						stop),
+		cmocka_unit_test_setup_teardown(durable_writes_in_groups, start,
+						stop),
+		cmocka_unit_test_setup_teardown(identical_reads, start, stop),
+		cmocka_unit_test_setup_teardown(first_of_them_leaves, start,
+						stop),
+		cmocka_unit_test_setup_teardown(parts_of_blocks, start, stop),
 		cmocka_unit_test_setup_teardown(one_worker, start_one, stop),
 		cmocka_unit_test_setup_teardown(their_answer, start, stop),
 	};

@@ -8,8 +8,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <semaphore.h>
 #include <stdbool.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "os.h"
@@ -26,6 +29,7 @@ static struct {
 	ssize_t short_now;
 	bool residency_is_a_lie, device;
 	struct store *loses;	/* during the next fdatasync */
+	bool dawdles;		/* the next fdatasync, when it has its answer */
 } os;
 
 ssize_t os_pread_now(int fd, void *buf, size_t len, uint64_t off)
@@ -75,6 +79,19 @@ ssize_t __wrap_pwrite(int fd, const void *buf, size_t len, off_t off)
 	return __real_pwrite(fd, buf, len, off);
 }
 
+/* What was lost is known here, and not yet to the one who asked. */
+static sem_t is_late, may_go;
+
+static void dawdle(void)
+{
+	struct timespec until;
+
+	sem_post(&is_late);
+	clock_gettime(CLOCK_REALTIME, &until);
+	until.tv_sec++;
+	(void)sem_timedwait(&may_go, &until);
+}
+
 int __wrap_fdatasync(int fd);
 
 int __wrap_fdatasync(int fd)
@@ -82,6 +99,12 @@ int __wrap_fdatasync(int fd)
 	struct store *s = os.loses;
 
 	os.syncs++;
+	if (os.dawdles) {
+		os.dawdles = false;
+		dawdle();
+		errno = EIO;
+		return -1;
+	}
 	if (s) {
 		os.loses = NULL;
 		os.durable = -EIO;
@@ -90,6 +113,17 @@ int __wrap_fdatasync(int fd)
 	}
 	errno = is_told(fd) ? os.lost : os.sync;
 	return errno ? -1 : 0;
+}
+
+/* All tests have the same file, and mostly each begins anew. */
+static bool remembers;
+
+bool __real_loss_is_known(int fd);
+bool __wrap_loss_is_known(int fd);
+
+bool __wrap_loss_is_known(int fd)
+{
+	return remembers && __real_loss_is_known(fd);
 }
 
 static int zero_out(int fd, uint64_t off, uint64_t len)
@@ -307,9 +341,10 @@ static void durable_writes(void **state)
 	/* By which each byte is written once. */
 	assert_int_equal(os.writes, 5);
 	assert_content(s, 7, 5007);
-	/* A system without: written, then synced. */
+	/* A system without: written, and to be synced. */
 	os.durable = -EOPNOTSUPP;
-	assert_int_equal(s->ops->write(s, zeroes, 5000, 7, true), 0);
+	assert_int_equal(s->ops->write(s, zeroes, 5000, 7, true),
+			 STORE_UNSYNCED);
 	assert_int_equal(os.durables, 6);
 	s->ops->close(s);
 }
@@ -373,7 +408,7 @@ static void full_disk_in_a_write(void **state)
 	}
 }
 
-/* Then it is a write and a flush. */
+/* Then it is a write, and the caller's flush. */
 static void no_second_description(void **state)
 {
 	struct store *s;
@@ -382,9 +417,10 @@ static void no_second_description(void **state)
 	cannot_reopen = true;
 	s = open_file(false);
 	cannot_reopen = false;
-	assert_int_equal(s->ops->write(s, "x", 1, 9, true), 0);
+	assert_int_equal(s->ops->write(s, "x", 1, 9, true),
+			 STORE_UNSYNCED);
 	assert_int_equal(os.durables, 0);
-	assert_int_equal(os.syncs, 1);
+	assert_int_equal(os.syncs, 0);
 	s->ops->close(s);
 }
 
@@ -399,9 +435,45 @@ static void lost_during_a_flush(void **state)
 	s->ops->close(s);
 }
 
+static void *late_flush(void *arg)
+{
+	struct store *s = arg;
+	int err = s->ops->flush(s);
+
+	sem_post(&may_go);
+	return (void *)(intptr_t)err;
+}
+
+static void *second_flush(void *arg)
+{
+	sem_wait(&is_late);
+	return late_flush(arg);
+}
+
+/* The kernel tells one of two that flush, and the other one is quicker. */
+static void lost_between_two_flushes(void **state)
+{
+	struct store *s = open_file(false);
+	pthread_t first, second;
+	void *of_first, *of_second;
+
+	(void)state;
+	sem_init(&is_late, 0, 0);
+	sem_init(&may_go, 0, 0);
+	os.dawdles = true;
+	pthread_create(&first, NULL, late_flush, s);
+	pthread_create(&second, NULL, second_flush, s);
+	pthread_join(first, &of_first);
+	pthread_join(second, &of_second);
+	assert_int_equal((int)(intptr_t)of_first, -EIO);
+	assert_int_equal((int)(intptr_t)of_second, -EIO);
+	s->ops->close(s);
+}
+
 static void failed_sync_is_told_for_ever(void **state)
 {
 	struct store *s = open_file(false);
+	char why[512];
 
 	(void)state;
 	os.sync = EIO;
@@ -409,6 +481,14 @@ static void failed_sync_is_told_for_ever(void **state)
 	/* Linux reports it once, and then all is well. */
 	os.sync = 0;
 	assert_int_equal(s->ops->flush(s), -EIO);
+	s->ops->close(s);
+	/* To another store of this file, too. */
+	remembers = true;
+	s = store_file_open(path, false, 0, why, sizeof(why));
+	remembers = false;
+	assert_non_null(s);
+	assert_int_equal(s->ops->flush(s), -EIO);
+	assert_int_equal(s->ops->write(s, "x", 1, 0, true), -EIO);
 	s->ops->close(s);
 }
 
@@ -497,6 +577,7 @@ int main(void)
 		cmocka_unit_test(full_disk_in_a_write),
 		cmocka_unit_test(no_second_description),
 		cmocka_unit_test(lost_during_a_flush),
+		cmocka_unit_test(lost_between_two_flushes),
 		cmocka_unit_test(failed_sync_is_told_for_ever),
 		cmocka_unit_test(read_now),
 		cmocka_unit_test(sendfile_of_what_is_in_memory),
