@@ -133,36 +133,54 @@ static bool is_ours(const struct config *c, const char *path)
 	       (!strcmp(path + len, "/overlays") || !strcmp(path + len, "/pins"));
 }
 
-/* Of ours, made when the server was to be somebody else? */
+/*
+ * Of ours, made when the server was to be somebody else? No link: where the user
+ * may write already he could have made one that leads to what is root's.
+ */
 static bool is_to_be_given(const struct config *c, const struct who *w,
-			   const char *path, const struct stat *st)
+			   const char *path)
 {
-	return w->uid != geteuid() && st->st_uid == geteuid() &&
-	       !(st->st_mode & 022) && is_ours(c, path);
+	struct stat st;
+
+	return w->uid != geteuid() && is_ours(c, path) && !lstat(path, &st) &&
+	       S_ISDIR(st.st_mode) && st.st_uid == geteuid() &&
+	       !(st.st_mode & 022);
 }
 
-/* Nobody else has been able to put anything into it so far: see above. */
-static bool give(const char *path, const struct who *w)
+/* Into it nobody else has been able to put anything so far. */
+static bool give_content(int fd, const struct who *w)
 {
-	DIR *dir = opendir(path);
+	DIR *dir = fdopendir(dup(fd));
 	struct dirent *d;
 	struct stat st;
 	bool ok = dir;
 
 	while (ok && (d = readdir(dir)))
-		if (!fstatat(dirfd(dir), d->d_name, &st, AT_SYMLINK_NOFOLLOW) &&
+		if (!fstatat(fd, d->d_name, &st, AT_SYMLINK_NOFOLLOW) &&
 		    S_ISREG(st.st_mode) && st.st_uid == geteuid() &&
-		    fchownat(dirfd(dir), d->d_name, w->uid, w->gid,
+		    st.st_nlink == 1 &&
+		    fchownat(fd, d->d_name, w->uid, w->gid,
 			     AT_SYMLINK_NOFOLLOW))
 			ok = false;
-	if (!ok || fchown(dirfd(dir), w->uid, w->gid)) {
-		log_msg(LOG_WARNING, "%s: cannot be given to %s: %s", path,
-			w->name, strerror(errno));
-		ok = false;
-	}
 	if (dir)
 		closedir(dir);
 	return ok;
+}
+
+/* The folder at @path, if it still is one of ours. */
+static void give(const char *path, const struct who *w)
+{
+	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+	struct stat st;
+
+	errno = fd < 0 ? errno : 0;
+	if (fd < 0 || fstat(fd, &st) || st.st_uid != geteuid() ||
+	    st.st_mode & 022 || !give_content(fd, w) ||
+	    fchown(fd, w->uid, w->gid))
+		log_msg(LOG_WARNING, "%s: cannot be given to %s: %s", path,
+			w->name, strerror(errno ? errno : EPERM));
+	if (fd >= 0)
+		close(fd);
 }
 
 #define ADVICE	"; name a directory for what stations write: overlay_dir = /srv/nbdroot/overlays"
@@ -182,19 +200,18 @@ static bool make(const struct config *c, const struct who *w,
 	int err;
 
 	if (!mkdir(path, 0700)) {
-		if (w->other && chown(path, w->uid, w->gid))
-			log_msg(LOG_WARNING, "%s: cannot be given to %s: %s",
-				path, w->name, strerror(errno));
-	} else {
-		err = errno;
-		if (stat(path, &st) || !S_ISDIR(st.st_mode)) {
-			snprintf(why, why_size, "%s: cannot be made: %s" ADVICE,
-				 path, strerror(err));
-			return false;
-		}
-		if (is_to_be_given(c, w, path, &st))
+		if (w->other)
 			give(path, w);
+		return true;
 	}
+	err = errno;
+	if (stat(path, &st) || !S_ISDIR(st.st_mode)) {
+		snprintf(why, why_size, "%s: cannot be made: %s" ADVICE, path,
+			 strerror(err));
+		return false;
+	}
+	if (is_to_be_given(c, w, path))
+		give(path, w);
 	return true;
 }
 
@@ -269,14 +286,14 @@ static bool same_folder(const char *a, const char *b)
 static int look_ahead(const struct config *c, const struct who *w,
 		      const char *path, const char *parent)
 {
-	struct stat st, up;
+	struct stat st;
 	const bool exists = !stat(path, &st);
-	const bool given = exists && is_to_be_given(c, w, path, &st);
+	const bool given = is_to_be_given(c, w, path);
 	char *above;
 	int err;
 
-	if (!same_folder(parent, c->state_dir) || stat(parent, &up) ||
-	    !is_to_be_given(c, w, c->state_dir, &up))
+	if (!same_folder(parent, c->state_dir) ||
+	    !is_to_be_given(c, w, c->state_dir))
 		return exists && !given ?
 		       look_as(w, path, R_OK | W_OK | X_OK) :
 		       look_as(w, parent, X_OK);

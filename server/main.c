@@ -56,6 +56,7 @@ struct server {
 	char *config_path;	/* absolute, for the background; NULL: none */
 	char *file;		/* the command line's, absolute; NULL: is already */
 	char *pidfile;		/* absolute; NULL: none written */
+	char *pins;		/* folder of pins; NULL: none */
 	sigset_t signals;	/* that mean something, see wait_for_end() */
 	int tell;		/* see background_fork(); -1: in the foreground */
 	int single;		/* standard input's connection; 0: none */
@@ -315,12 +316,12 @@ static bool set_up(struct server *s)
 		s->config_path = realpath(s->args.config, NULL);
 	if (s->args.config && !become_folders(&s->config, why, sizeof(why)))
 		return complain(why);
-	/* All exports have the same. */
+	/* All exports have the same, and take it from here. */
 	if (s->config.exports && s->config.exports->pins) {
 		struct nbd_identity server;
 
+		s->pins = strdup(s->config.exports->pins);
 		session_server(&server);
-		pins_sweep(s->config.exports->pins);
 		loss_keep_in(s->config.exports->pins, server.boot);
 	}
 	/* While we may; a thread becomes it later, as whoever we are then. */
@@ -329,7 +330,12 @@ static bool set_up(struct server *s)
 	if (!open_exports(s) || !start_listening(s) || !open_control(s) ||
 	    !hold_signals(s, true) || !write_pidfile(s))
 		return false;
-	return become_user(&s->config, why, sizeof(why)) || complain(why);
+	if (!become_user(&s->config, why, sizeof(why)))
+		return complain(why);
+	/* As whose they are. */
+	if (s->pins)
+		pins_sweep(s->pins);
+	return true;
 }
 
 /* -- life --------------------------------------------------------------- */
@@ -578,6 +584,7 @@ int main(int argc, char **argv)
 	(void)control_stop();
 	remove_pidfile(&s);
 	free(s.pidfile);
+	free(s.pins);
 	free(s.config_path);
 	free(s.file);
 	listen_close(&s.listeners);

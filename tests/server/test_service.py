@@ -144,6 +144,24 @@ def test_a_user_who_came_later(service, published):
     assert {path.stat().st_uid for path in (service.srv, service.run)} == {0}
 
 
+@pytest.mark.parametrize("name", ["overlays", "pins"])
+def test_no_link_of_the_users_is_followed(service, published, name):
+    """What the state directory is to him already, root gives him nothing else by."""
+    victim = folder(service.srv / "victim", 0o755)
+    (victim / "secret").write_text("root's")
+    os.chown(service.state, 65534, 65534)
+    (service.state / name).symlink_to(victim)
+    lab = f"[lab]\nexportname = {published}\noverlay = keep\n"
+    if name == "overlays":
+        assert "cannot be used by nobody" in check(service, lab, "user = nobody", status=1)
+        with pytest.raises(ServerError, match="cannot be used by nobody"):
+            service.start(lab, "user = nobody")
+    else:
+        service.start(lab, "user = nobody").stop()
+    assert {path.stat().st_uid for path in (victim, victim / "secret")} == {0}
+    shutil.rmtree(victim)
+
+
 def check(service, sections, generic="", status=0):
     path = service.srv / "checked.conf"
     path.write_text(service.config(sections, generic).format(port=1))
