@@ -129,6 +129,27 @@ def test_stations_that_are_away(lab, image):
     until(lambda: away().get("pc7", {}).get("state") == "left")
 
 
+def test_session_with_an_authfile(lab, image, tmp_path):
+    """Who may come, which image it is and the overlay are found one after the other,
+    each by a worker, for one option; and anew where the connection is."""
+    (tmp_path / "auth").write_text("127.0.0.1\n")
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\nauthfile = {tmp_path}/auth\n")
+    with Station(server, "lab", "pc7", "b") as c:
+        assert c.write(0, b"x" * 4096) == 0
+        c.reset()
+    with Station(server, "lab", "pc7", "b", generation=1) as c:
+        assert c.read(0, 4096) == b"x" * 4096
+        (tmp_path / "auth").write_text("127.0.0.1 readonly\n")
+        with Station(server, "lab", "pc8", "b") as other:
+            assert other.flags & wire.NBD_FLAG_READ_ONLY
+        assert c.write(0, b"y" * 4096) == 0
+        (tmp_path / "auth").write_text("127.0.0.2\n")
+        with pytest.raises(Refused, match="not open to this address"):
+            Station(server, "lab", "pc8", "b")
+        assert c.write(0, b"z" * 4096) == 0
+        c.disconnect()
+
+
 def test_metrics(lab, image, tmp_path):
     port = free_port()
     server = lab(f"[a\"b]\nexportname = {image}\n", f"metricsport = {port}\n")
