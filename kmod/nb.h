@@ -25,6 +25,7 @@
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
 #include <linux/completion.h>
+#include <linux/jiffies.h>
 #include <linux/llist.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
@@ -69,6 +70,7 @@ struct sock;
 #define NB_WATCH		(2 * HZ)
 #define NB_STABLE		(5 * HZ)
 #define NB_COMPLAIN		(30 * HZ)
+#define NB_TOLD			5	/* losses in a row, in the log */
 #define NB_PART_TIME		HZ
 
 enum nb_state {
@@ -247,9 +249,10 @@ struct nb_device {
 	unsigned long flags;
 	unsigned int server;		/* index of the server in use or tried */
 	struct nb_turn turns[NB_MAX_SERVERS];
-	unsigned long live_at;		/* jiffies, all five */
-	unsigned long lost_at;
-	unsigned long complained_at;
+	unsigned long live_at;		/* jiffies, all six */
+	unsigned long lost_at;		/* when the last connection was */
+	unsigned long loss_at;		/* when any was */
+	unsigned long told_at;		/* the log: see log.c */
 	unsigned long fill_at;		/* next try to make a missing connection */
 	unsigned int fill_fails;	/* in a row */
 	unsigned long hold_until;
@@ -263,7 +266,10 @@ struct nb_device {
 	bool lost_identified;		/* these three: when we lost it */
 	struct nbd_identity lost_identity;
 	unsigned int lost_server;
-	char conn_why[NB_TEXT];		/* why the last attempt failed */
+	char conn_why[NB_TEXT];		/* what went wrong last */
+	unsigned int losses;		/* that the log was told, in a row */
+	unsigned int untold;		/* and was not, since told_at */
+	bool told;			/* the last one was */
 	struct completion attached;	/* first attempts over: attach_error */
 	int attach_error;
 	struct completion quiet;	/* detach may delete the disk */
@@ -418,6 +424,18 @@ void nb_turns_end(struct nb_device *dev);
 void nb_turn_failed(struct nb_device *dev, int err);
 unsigned long nb_turn(struct nb_device *dev);
 
+/*
+ * log.c: what the kernel log is told of lost connections, and how often.
+ * Control work.
+ */
+void nb_log_lost(struct nb_device *dev, const struct nb_conn *lost,
+		 unsigned int count);
+void nb_log_one_lost(struct nb_device *dev, const struct nb_conn *lost,
+		     unsigned int count);
+void nb_log_still_lost(struct nb_device *dev);
+void nb_log_found(const struct nb_device *dev);
+void nb_log_live(struct nb_device *dev);
+
 /* events.c: the network, power */
 int nb_events_init(void);
 void nb_events_exit(void);
@@ -431,6 +449,17 @@ ssize_t nb_traffic_show(struct nb_device *dev, char *buf);
 
 /* sysfs.c */
 extern const struct attribute_group *nb_groups[];
+
+/* Jiffies until @end, 0 when it is over. */
+static inline unsigned long nb_until(unsigned long end)
+{
+	return time_before(jiffies, end) ? end - jiffies : 0;
+}
+
+static inline unsigned int nb_seconds_lost(const struct nb_device *dev)
+{
+	return (jiffies - dev->lost_at) / HZ;
+}
 
 /* How often to look for a peer that is deaf, while it has something to hear. */
 static inline unsigned long nb_watch_time(const struct nb_device *dev)

@@ -36,7 +36,7 @@
  *					may still have them in hand, and
  *					nobody has fenced it (accept.c)
  *	the server to close	 1 s	NB_PART_TIME: before the network goes down
- *	between complaints	30 s	NB_COMPLAIN
+ *	between complaints	30 s	NB_COMPLAIN; see log.c
  *
  * Recovery is on the way to swap and to the root filesystem. The control work
  * runs on a WQ_MEM_RECLAIM queue of its own, allocates nothing itself but the
@@ -119,12 +119,6 @@ bool nb_retry_wanted(const struct nb_device *dev)
 	       test_bit(NB_RETRY_NOW, &dev->flags);
 }
 
-/* Jiffies until @end, 0 when it is over. */
-static unsigned long nb_until(unsigned long end)
-{
-	return time_before(jiffies, end) ? end - jiffies : 0;
-}
-
 static unsigned long nb_lost_end(const struct nb_device *dev)
 {
 	return dev->lost_at + dev->cfg.lost * HZ;
@@ -139,17 +133,12 @@ static void nb_ctl_later(struct nb_device *dev, unsigned long delay)
 	if (dev->state == NB_RECOVERING && dev->cfg.lost)
 		delay = min(delay, nb_until(nb_lost_end(dev)));
 	if (dev->state == NB_RECOVERING || dev->state == NB_FAILED)
-		delay = min(delay, nb_until(dev->complained_at + NB_COMPLAIN));
+		delay = min(delay, nb_until(dev->told_at + NB_COMPLAIN));
 	mod_delayed_work(dev->ctl_wq, &dev->ctl_work, delay);
 	/* Whoever has news has set the bit and kicked, maybe before us. */
 	smp_mb();
 	if (nb_ctl_wanted(dev) || nb_retry_wanted(dev))
 		nb_ctl_kick(dev);
-}
-
-static unsigned int nb_seconds_lost(const struct nb_device *dev)
-{
-	return (jiffies - dev->lost_at) / HZ;
 }
 
 /* What was taken back from dead connections. */
@@ -260,7 +249,6 @@ static void nb_begin_recovery(struct nb_device *dev, const struct nb_conn *lost,
 			      const struct nb_taken *taken)
 {
 	dev->lost_at = jiffies;
-	dev->complained_at = jiffies;
 	dev->lost_server = dev->server;
 	dev->lost_identified = dev->identified;
 	dev->lost_identity = dev->identity;
@@ -274,8 +262,7 @@ static void nb_begin_recovery(struct nb_device *dev, const struct nb_conn *lost,
 	}
 
 	nb_set_error(dev, lost->cause);
-	pr_warn("%s: %s: connection lost: %s; %u requests in flight\n",
-		dev->name, nb_server_text(dev), lost->cause, taken->count);
+	nb_log_lost(dev, lost, taken->count);
 
 	/*
 	 * Whoever attaches would wait in add_disk(), beyond any signal. The
@@ -319,9 +306,7 @@ static void nb_lose(struct nb_device *dev)
 	if (!lost)
 		return;
 	nb_set_error(dev, lost->cause);
-	pr_warn("%s: %s: connection %u lost: %s; %u requests go to the %u left\n",
-		dev->name, nb_server_text(dev), lost->index, lost->cause,
-		taken.count, dev->live_conns);
+	nb_log_one_lost(dev, lost, taken.count);
 	dev->fill_fails = 0;
 	dev->fill_at = jiffies;
 }
@@ -409,8 +394,7 @@ static void nb_go_live(struct nb_device *dev)
 	trace_nb_reconnect(dev, nb_seconds_lost(dev));
 	if (dev->identified)
 		trace_nb_takeover(dev, dev->session.generation);
-	pr_info("%s: %s: connected again after %u s\n", dev->name,
-		nb_server_text(dev), nb_seconds_lost(dev));
+	nb_log_found(dev);
 	if (before == NB_RECOVERING)
 		nb_resume_queue(dev);
 }
@@ -436,16 +420,6 @@ static void nb_connect_first(struct nb_device *dev)
 	}
 	dev->attach_error = err;
 	complete_all(&dev->attached);
-}
-
-static void nb_complain(struct nb_device *dev)
-{
-	if (nb_until(dev->complained_at + NB_COMPLAIN))
-		return;
-	dev->complained_at = jiffies;
-	pr_warn("%s: %s: no connection for %u s: %s; still trying\n",
-		dev->name, nb_server_text(dev), nb_seconds_lost(dev),
-		dev->conns[0].sock ? "held back" : dev->conn_why);
 }
 
 /*
@@ -494,7 +468,7 @@ static void nb_recover(struct nb_device *dev)
 {
 	unsigned long delay = 0;
 
-	nb_complain(dev);
+	nb_log_still_lost(dev);
 	if (dev->state == NB_RECOVERING && dev->cfg.lost &&
 	    !nb_until(nb_lost_end(dev))) {
 		pr_err("%s: no connection for lost=%u seconds: requests fail from now on; still trying\n",
@@ -618,6 +592,7 @@ static void nb_carry_on(struct nb_device *dev)
 {
 	unsigned long delay = nb_watch_pace(dev);
 
+	nb_log_live(dev);
 	if (nb_missing(dev)) {
 		if (!nb_until(dev->fill_at))
 			nb_fill(dev);
