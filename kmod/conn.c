@@ -454,6 +454,7 @@ int nb_conn_open(struct nb_conn *conn, const struct nb_server *server,
 	conn->lost = false;
 	conn->reset = false;
 	conn->ended = false;
+	conn->leaving = false;
 	conn->error = 0;
 	err = nb_socket(conn, server);
 	if (err)
@@ -525,18 +526,6 @@ bool nb_conn_dead(struct nb_conn *conn)
 	return READ_ONCE(conn->lost);
 }
 
-/* Tell the server that we leave (spec: NBD_CMD_DISC has no reply). */
-static void nb_goodbye(struct nb_conn *conn)
-{
-	struct nbd_request nbd = { .type = NBD_CMD_DISC };
-	struct msghdr msg = { .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL };
-	u8 head[NBD_REQUEST_SIZE];
-	struct kvec vec = { .iov_base = head, .iov_len = sizeof(head) };
-
-	nbd_request_put(head, &nbd);
-	kernel_sendmsg(conn->sock, &msg, &vec, 1, sizeof(head));
-}
-
 /*
  * TCP was given pages that belong to requests. It lets go of what is not sent
  * when the socket is reset; what is in the hands of the network card it may
@@ -559,46 +548,19 @@ static void nb_drain(struct nb_conn *conn, struct sock *sk)
 	}
 }
 
+/* Has the peer ended it? Then nothing comes any more that is not here yet. */
+bool nb_conn_over(const struct nb_conn *conn)
+{
+	return READ_ONCE(conn->reset) || sock_flag(conn->sock->sk, SOCK_DONE);
+}
+
 /* Afterwards no callback and no io_work of it runs, and nobody sends. */
-static void nb_conn_silence(struct nb_conn *conn)
+void nb_conn_silence(struct nb_conn *conn)
 {
 	nb_restore_callbacks(conn);
 	WRITE_ONCE(conn->live, false);
 	cancel_work_sync(&conn->io_work);
 	cancel_delayed_work_sync(&conn->push_work);
-}
-
-/*
- * Tell the server goodbye and close, but do not let go of the connection yet:
- * the server closes its end in answer, and that must be acknowledged. The
- * caller has made sure of the same as that of nb_conn_stop().
- */
-void nb_conn_part(struct nb_conn *conn)
-{
-	struct sock *sk;
-
-	if (!conn->sock)
-		return;
-	sk = conn->sock->sk;
-	nb_conn_silence(conn);
-	/* Polite only between requests, and if nothing of ours would linger. */
-	if (!conn->tx_busy && sk->sk_state == TCP_ESTABLISHED &&
-	    !(conn->spliced && sk->sk_wmem_queued)) {
-		nb_goodbye(conn);
-		kernel_sock_shutdown(conn->sock, SHUT_RDWR);
-	}
-}
-
-/* After nb_conn_part(): has the server answered, and does nothing travel? */
-bool nb_conn_parted(const struct nb_conn *conn)
-{
-	const struct sock *sk;
-
-	if (!conn->sock)
-		return true;
-	sk = conn->sock->sk;
-	return !(READ_ONCE(sk->sk_shutdown) & SEND_SHUTDOWN) ||
-	       READ_ONCE(sk->sk_state) == TCP_CLOSE;
 }
 
 /*
@@ -618,7 +580,7 @@ void nb_conn_stop(struct nb_conn *conn, bool goodbye)
 	lock_sock(sk);
 	release_sock(sk);
 	nb_conn_silence(conn);
-	conn->ended = READ_ONCE(conn->reset) || sock_flag(sk, SOCK_DONE);
+	conn->ended = nb_conn_over(conn);
 	if (goodbye)
 		nb_conn_part(conn);
 	/*

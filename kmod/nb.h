@@ -133,6 +133,7 @@ struct nb_cmd {
 	u8 timeouts;			/* of this issue, so far */
 	u8 patience;			/* give up after so many of silence */
 	bool again;			/* taken back, to be issued again */
+	bool refused;			/* the server will not do it: it leaves */
 	u16 type;			/* NBD_CMD_* */
 	u16 flags;			/* NBD_CMD_FLAG_* */
 	u64 cookie;			/* nb_queue.seq << 32 | slot */
@@ -169,6 +170,7 @@ struct nb_conn {
 	bool lost;			/* it is dead; @error and @cause say why */
 	bool reset;			/* by the peer */
 	bool ended;			/* stopped; the peer had ended it before */
+	bool leaving;			/* no more requests go out: see part.c */
 	int error;
 	u32 losses;			/* for people */
 	unsigned long event;		/* bit 0: the socket has news */
@@ -346,8 +348,8 @@ void nb_conn_free(struct nb_conn *conn);
 int nb_conn_open(struct nb_conn *conn, const struct nb_server *server,
 		 char *why);
 void nb_conn_live(struct nb_conn *conn);
-void nb_conn_part(struct nb_conn *conn);
-bool nb_conn_parted(const struct nb_conn *conn);
+bool nb_conn_over(const struct nb_conn *conn);
+void nb_conn_silence(struct nb_conn *conn);
 void nb_conn_stop(struct nb_conn *conn, bool goodbye);
 bool nb_conn_deaf(const struct nb_conn *conn);
 bool nb_conn_dead(struct nb_conn *conn);
@@ -358,6 +360,11 @@ bool nb_conn_waits(const struct nb_conn *conn);
  */
 void nb_conn_lost(struct nb_conn *conn, int error, const char *cause);
 const char *nb_errno_text(int error);
+
+/* part.c: leaving a server in good order. Control work. */
+void nb_conn_part(struct nb_conn *conn);
+bool nb_conn_parted(const struct nb_conn *conn);
+void nb_part_live(struct nb_device *dev);
 
 /* send.c, receive.c: the data path */
 void nb_submit(struct nb_conn *conn, struct nb_cmd *cmd);

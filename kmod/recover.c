@@ -35,7 +35,9 @@
  *	before writes are sent again	hold=: only if the server that had them
  *					may still have them in hand, and
  *					nobody has fenced it (accept.c)
- *	the server to close	 1 s	NB_PART_TIME: before the network goes down
+ *	the server to close	 1 s	NB_PART_TIME: before the network goes down;
+ *					and when it shuts down, after as long
+ *					for it to answer what it has (part.c)
  *	between complaints	30 s	NB_COMPLAIN; see log.c
  *
  * Recovery is on the way to swap and to the root filesystem. The control work
@@ -163,7 +165,8 @@ static bool nb_take_back_one(struct request *rq, void *data)
 	if (req_op(rq) == REQ_OP_FLUSH)
 		nb_flush_undone(cmd->conn->dev, cmd);
 	taken->count++;
-	taken->risky += op_is_write(req_op(rq)) && !cmd->conn->ended;
+	taken->risky += op_is_write(req_op(rq)) && !cmd->conn->ended &&
+			!cmd->refused;
 	cmd->again = true;
 	blk_mq_requeue_request(rq, false);
 	return true;
@@ -229,11 +232,12 @@ static struct nb_conn *nb_stop_lost(struct nb_device *dev, bool all)
 		struct nb_conn *conn = &dev->conns[i];
 
 		if (conn->live && (nb_conn_dead(conn) || all)) {
-			/* A server that says it leaves is left in good order. */
-			nb_conn_stop(conn, conn->error == -ESHUTDOWN);
+			nb_conn_stop(conn, false);
 			trace_nb_lost(conn);
 			conn->losses++;
-			first = first ?: conn;
+			/* That it leaves says more than that it has hung up. */
+			if (!first || conn->error == -ESHUTDOWN)
+				first = conn;
 		}
 		live += conn->live;
 	}
@@ -284,19 +288,33 @@ static void nb_fill_failed(struct nb_device *dev)
 				     10 * HZ);
 }
 
+/* Has the server said so, on any connection? */
+static bool nb_shuts_down(const struct nb_device *dev)
+{
+	unsigned int i;
+
+	for (i = 0; i < dev->nr_queues; i++)
+		if (dev->conns[i].live && READ_ONCE(dev->conns[i].leaving))
+			return true;
+	return false;
+}
+
 /*
  * LIVE, and a connection is lost. Its siblings carry on with its requests, if
  * it has any, and if its server will not carry those out too, later: it has
  * ended the connection itself, or there is nothing to carry out. Else all are
- * given up, so that the next generation fences them.
+ * given up, so that the next generation fences them. A server that shuts down
+ * is left with all of them.
  */
 static void nb_lose(struct nb_device *dev)
 {
 	struct nb_taken taken = { };
 	struct nb_conn *lost;
 
-	clear_bit(NB_LINK_LOST, &dev->flags);
 	blk_mq_quiesce_queue(dev->disk->queue);
+	if (nb_shuts_down(dev))
+		nb_part_live(dev);
+	clear_bit(NB_LINK_LOST, &dev->flags);
 	lost = nb_stop_lost(dev, false);
 	if (lost)
 		nb_take_back(dev, &taken);
