@@ -461,10 +461,13 @@ int nb_conn_open(struct nb_conn *conn, const struct nb_server *server,
 		return nb_why(why, err, "socket");
 	nb_set_callbacks(conn);
 	err = nb_connect(conn, server);
-	if (err)
+	if (err) {
 		nb_why(why, err, "connect");
-	else
+	} else {
 		err = nb_negotiate(conn, why);
+		if (err)
+			nb_log_refused(conn->dev, err, why);
+	}
 	if (err) {
 		nb_conn_stop(conn, false);
 		return err;

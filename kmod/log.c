@@ -5,6 +5,8 @@
  *	lost			at once, and why
  *	found again		at once
  *	still lost		every 30 s (NB_COMPLAIN): who, how long, why
+ *	a server is not taken	once, and why; again when the reason is another,
+ *				or when it was taken in between
  *
  * A server that crashes whenever it works again is lost several times a second,
  * which is not to fill the logs of all its stations. So of losses with less than
@@ -15,6 +17,8 @@
  *
  * All of this is the control work's.
  */
+
+#include <linux/stringhash.h>
 
 #include "nb.h"
 
@@ -85,6 +89,27 @@ void nb_log_found(const struct nb_device *dev)
 	if (dev->told)
 		pr_info("%s: %s: connected again after %u s\n", dev->name,
 			nb_server_text(dev), nb_seconds_lost(dev));
+}
+
+/*
+ * The server being tried can be reached, but it is not taken: for the reason
+ * @err, or @why. That the last one of an attach is not is what attach answers;
+ * and who hangs up may just be stopping: if that goes on, the line of every 30 s
+ * says so.
+ */
+void nb_log_refused(struct nb_device *dev, int err, const char *why)
+{
+	struct nb_turn *turn = &dev->turns[dev->server];
+	u32 reason = full_name_hash(NULL, why, strlen(why));
+
+	if (err == -EINTR || err == -ECONNRESET || turn->told == reason ||
+	    (dev->state == NB_CONNECTING &&
+	     dev->server + 1 == dev->cfg.nr_servers))
+		return;
+	turn->told = reason;
+	pr_warn_ratelimited("%s: %s: %s: %s\n", dev->name, nb_server_text(dev),
+			    dev->state == NB_LIVE ?
+			    "no further connection" : "not taken", why);
 }
 
 /* LIVE: losses that were not told, if it is time for that. */

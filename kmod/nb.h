@@ -238,6 +238,7 @@ struct nb_stats {
 struct nb_turn {
 	unsigned long at;		/* jiffies */
 	unsigned int failures;		/* in a row */
+	u32 told;			/* why it was not taken: see log.c */
 };
 
 struct nb_device {
@@ -433,7 +434,8 @@ void nb_turn_failed(struct nb_device *dev, int err);
 unsigned long nb_turn(struct nb_device *dev);
 
 /*
- * log.c: what the kernel log is told of lost connections, and how often.
+ * log.c: what the kernel log is told of lost connections, and of servers that
+ * are not taken, and how often.
  * Control work.
  */
 void nb_log_lost(struct nb_device *dev, const struct nb_conn *lost,
@@ -442,6 +444,7 @@ void nb_log_one_lost(struct nb_device *dev, const struct nb_conn *lost,
 		     unsigned int count);
 void nb_log_still_lost(struct nb_device *dev);
 void nb_log_found(const struct nb_device *dev);
+void nb_log_refused(struct nb_device *dev, int err, const char *why);
 void nb_log_live(struct nb_device *dev);
 
 /* events.c: the network, power */

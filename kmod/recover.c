@@ -353,8 +353,10 @@ static int nb_open(struct nb_device *dev, struct nb_conn *conn, char *why)
 	if (err)
 		return err;
 	err = nb_accept(dev, dev->state == NB_LIVE, why);
-	if (err)
+	if (err) {
+		nb_log_refused(dev, err, why);
 		nb_conn_stop(conn, true);
+	}
 	return err;
 }
 

@@ -87,6 +87,7 @@ static u64 nb_replies(const struct nb_device *dev)
 /* The first connection is about to go live. */
 void nb_turns_end(struct nb_device *dev)
 {
+	dev->turns[dev->server].told = 0;
 	dev->live_at = jiffies;
 	dev->live_replies = nb_replies(dev);
 }
