@@ -111,7 +111,7 @@ struct nb_config {
 	unsigned int conns;		/* at most so many; 0: the default */
 	unsigned int timeout;		/* s of silence until a server is given up */
 	unsigned int hold;		/* s until writes may be sent again */
-	bool hold_given;		/* else it is twice @timeout */
+	bool hold_given;		/* else it follows from @timeout */
 	bool ro;			/* never write */
 	char station[NBD_SESSION_WORD];	/* "": not told */
 	char boot[NBD_SESSION_WORD];
@@ -253,9 +253,10 @@ struct nb_device {
 	unsigned long flags;
 	unsigned int server;		/* index of the server in use or tried */
 	struct nb_turn turns[NB_MAX_SERVERS];
-	unsigned long live_at;		/* jiffies, all six */
+	unsigned long live_at;		/* jiffies, all seven */
 	unsigned long lost_at;		/* when the last connection was */
 	unsigned long loss_at;		/* when any was */
+	unsigned long heard_at;		/* when anything came of the server */
 	unsigned long told_at;		/* the log: see log.c */
 	unsigned long fill_at;		/* next try to make a missing connection */
 	unsigned int fill_fails;	/* in a row */
@@ -353,6 +354,7 @@ bool nb_conn_over(const struct nb_conn *conn);
 void nb_conn_silence(struct nb_conn *conn);
 void nb_conn_stop(struct nb_conn *conn, bool goodbye);
 bool nb_conn_deaf(const struct nb_conn *conn);
+unsigned long nb_conn_heard(const struct nb_conn *conn);
 bool nb_conn_dead(struct nb_conn *conn);
 bool nb_conn_waits(const struct nb_conn *conn);
 /*

@@ -32,7 +32,8 @@
  *	between tries			see turns.c
  *	between tries to make one	1, 2 .. 10 s, while others are live; at
  *	missing connection		once if the lost one had lived 5 s
- *	before writes are sent again	hold=: only if the server that had them
+ *	before writes are sent again	hold=: from the last that was heard of
+ *					the server that had them; only if it
  *					may still have them in hand, and
  *					nobody has fenced it (accept.c)
  *	the server to close	 1 s	NB_PART_TIME: before the network goes down;
@@ -232,6 +233,10 @@ static struct nb_conn *nb_stop_lost(struct nb_device *dev, bool all)
 		struct nb_conn *conn = &dev->conns[i];
 
 		if (conn->live && (nb_conn_dead(conn) || all)) {
+			unsigned long heard = nb_conn_heard(conn);
+
+			if (time_after(heard, dev->heard_at))
+				dev->heard_at = heard;
 			nb_conn_stop(conn, false);
 			trace_nb_lost(conn);
 			conn->losses++;
@@ -262,7 +267,7 @@ static void nb_begin_recovery(struct nb_device *dev, const struct nb_conn *lost,
 	dev->session.generation++;
 	if (taken->risky && !(dev->export.flags & NBD_FLAG_READ_ONLY)) {
 		set_bit(NB_HOLD, &dev->flags);
-		dev->hold_until = jiffies + dev->cfg.hold * HZ;
+		dev->hold_until = dev->heard_at + dev->cfg.hold * HZ;
 	}
 
 	nb_set_error(dev, lost->cause);
@@ -396,6 +401,7 @@ static void nb_go_live(struct nb_device *dev)
 	enum nb_state before = dev->state;
 
 	nb_turns_end(dev);
+	dev->heard_at = jiffies;
 	dev->fill_at = jiffies;
 	dev->fill_fails = 0;
 	clear_bit(NB_HOLD, &dev->flags);
