@@ -485,8 +485,13 @@ static unsigned long nb_try(struct nb_device *dev)
 		return 0;
 	if (err) {
 		nb_set_error(dev, dev->conn_why);
-		/* Who held our writes is gone: its port refuses. */
-		if (err == -ECONNREFUSED && dev->server == dev->lost_server)
+		/*
+		 * Who held our writes is gone: its port refuses. That says
+		 * nothing of a stranger, which may have had a process for each
+		 * connection, and those live on.
+		 */
+		if (err == -ECONNREFUSED && dev->lost_identified &&
+		    dev->server == dev->lost_server)
 			clear_bit(NB_HOLD, &dev->flags);
 		nb_turn_failed(dev, err);
 		return nb_turn(dev);

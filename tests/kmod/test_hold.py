@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: GPL-2.0
+"""When writes in flight may go to a server again, and when not yet; see test_takeover.py
+for what happens when that is wrong."""
+import re
+import time
+
+import pytest
+
+from conftest import at
+from faultserver import FaultServer
+from harness.patience import granted, until
+from test_replies import trace
+from test_takeover import FLUSH, OURS, Stall, write_unflushed
+
+
+def stop_listening(server):
+    """The process that listens is gone; those that serve connections are not."""
+    server.open, kept = [], server.open
+    server.die()
+    server.open = kept
+
+
+def lose_with_a_write_in_hand(rig, server, meanwhile, hold=600):
+    """The link is cut while the server holds a write, and comes back after meanwhile()."""
+    rig.run("rm -f /tmp/done")
+    stall = Stall(server)
+    rig.send("dd if=/dev/zero of=/dev/nb0 bs=4k count=1 oflag=direct 2>/dev/null && echo yes >/tmp/done &\n")
+    assert stall.taken.wait(granted(30))
+    rig.unplug_cable()
+    rig.wait_state("recovering", 60)
+    time.sleep(2)
+    meanwhile()
+    rig.plug_cable()
+    return stall
+
+
+def wait_refused(rig):
+    rig.until("grep -q 'connection refused' /sys/block/nb0/nb/last_error")
+
+
+def test_a_port_that_refuses_says_nothing_of_a_stranger(rig, server):
+    """It had a process for the connection, which is still at work."""
+    rig.attach(server, more="timeout=2 hold=600")
+    stall = lose_with_a_write_in_hand(rig, server, lambda: stop_listening(server))
+    wait_refused(rig)
+    server.listen()
+    rig.until("[ $(cat /sys/block/nb0/nb/state) = live ] || dmesg | grep -q 'are held back'")
+    assert rig.sysfs("state") == "recovering"
+    stall.release()
+
+
+def test_a_port_of_ours_that_refuses_is_enough(rig, server):
+    """It was one process. What comes in its place does not have to know sessions."""
+    server.identity = OURS
+    rig.attach(server, more="timeout=2 hold=600")
+    lose_with_a_write_in_hand(rig, server, lambda: stop_listening(server))
+    wait_refused(rig)
+    server.identity = None
+    server.listen()
+    rig.until("[ -e /tmp/done ]")
+    assert "held back" not in rig.dmesg()
