@@ -496,7 +496,6 @@ static unsigned long nb_try(struct nb_device *dev)
 		nb_turn_failed(dev, err);
 		return nb_turn(dev);
 	}
-	nb_adopt(dev);
 	delay = nb_held(dev);
 	if (delay)
 		pr_info("%s: %s: connected; writes that the lost connection may still carry out are held back for %lu s (hold=)\n",
@@ -529,10 +528,12 @@ static void nb_recover(struct nb_device *dev)
 		delay = nb_held(dev);
 	if (dev->conns[0].sock)
 		delay = min_t(unsigned long, delay, NB_WATCH);
-	if (dev->conns[0].sock && !delay && !nb_ctl_wanted(dev))
+	if (dev->conns[0].sock && !delay && !nb_ctl_wanted(dev)) {
+		nb_adopt(dev);
 		nb_go_live(dev);
-	else
+	} else {
 		nb_ctl_later(dev, delay);
+	}
 }
 
 static bool nb_all_parted(const struct nb_device *dev)

@@ -59,3 +59,21 @@ def test_a_port_of_ours_that_refuses_is_enough(rig, server):
     server.listen()
     rig.until("[ -e /tmp/done ]")
     assert "held back" not in rig.dmesg()
+
+
+def test_one_that_dies_while_held_back_has_lost_nothing(rig, server):
+    """Another machine accepts and is held back, then the old server is there again: it
+    was never gone on without, and has all that it acknowledged."""
+    with FaultServer() as second:
+        second.identity = "boot-9/host-2/image-7"
+        server.identity = OURS
+        rig.attach(server, second, more="timeout=2 hold=600")
+        rig.run("dd if=/dev/urandom of=/dev/nb0 bs=64k count=4 oflag=direct 2>/dev/null")
+        lose_with_a_write_in_hand(rig, server, lambda: setattr(server, "talk", lambda conn: conn.recv(1)))
+        rig.until("dmesg | grep -q 'are held back'")
+        server.hook = server.talk = None
+        second.die()
+        rig.until("[ -e /tmp/done ]", 90)
+        assert rig.sysfs("server") == at(server)
+    rig.run(FLUSH)
+    assert "may be lost" not in rig.dmesg()
