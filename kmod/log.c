@@ -65,7 +65,10 @@ void nb_log_one_lost(struct nb_device *dev, const struct nb_conn *lost,
 			lost->cause, count, dev->live_conns);
 }
 
-/* RECOVERING or FAILED: the line of every 30 s, if it is time for it. */
+/*
+ * RECOVERING or FAILED: the line of every 30 s, if it is time for it. It names
+ * who was tried last, as it may be another one's turn already.
+ */
 void nb_log_still_lost(struct nb_device *dev)
 {
 	unsigned int passed = (jiffies - dev->told_at) / HZ;
@@ -79,8 +82,9 @@ void nb_log_still_lost(struct nb_device *dev)
 	dev->untold = 0;
 	nb_tell(dev);
 	pr_warn("%s: %s: no connection for %u s: %s%s; still trying\n",
-		dev->name, nb_server_text(dev), nb_seconds_lost(dev),
-		dev->conns[0].sock ? "held back" : dev->conn_why, more);
+		dev->name, dev->cfg.servers[dev->why_server].text,
+		nb_seconds_lost(dev), dev->conns[0].sock ? "held back" : dev->conn_why,
+		more);
 }
 
 /* A server answers again. */

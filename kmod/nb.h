@@ -272,6 +272,7 @@ struct nb_device {
 	struct nbd_identity lost_identity;
 	unsigned int lost_server;
 	char conn_why[NB_TEXT];		/* what went wrong last */
+	unsigned int why_server;	/* and with whom */
 	unsigned int losses;		/* that the log was told, in a row */
 	unsigned int untold;		/* and was not, since told_at */
 	bool told;			/* the last one was */

@@ -354,6 +354,7 @@ static int nb_open(struct nb_device *dev, struct nb_conn *conn, char *why)
 {
 	int err;
 
+	dev->why_server = dev->server;
 	err = nb_conn_open(conn, &dev->cfg.servers[dev->server], why);
 	if (err)
 		return err;

@@ -92,3 +92,17 @@ def test_the_attach_says_it_of_all_but_the_last(rig, server):
         ok, answer = rig.ctl(f"attach dev=nb0 server={at(server)} server={at(second)}")
         assert not ok and at(second) in answer
     assert len(lines(rig, f"{at(server)}: not taken")) == 1 == len(lines(rig, "not taken"))
+
+
+@pytest.mark.long
+def test_the_line_of_every_30_s_names_who_it_is_about(rig, server):
+    """Two servers, neither of which is there; and each try takes so long that it is
+    the other's turn when it is over."""
+    ok, answer = rig.ctl(f"attach dev=nb0 server={at(server)} server=10.0.2.99:1234")
+    assert ok, answer
+    server.talk = lambda conn: conn.recv(1 << 20)
+    for conn in list(server.open):
+        conn.reset()
+    until(lambda: len(lines(rig, "no connection for")) >= 4, 150, every=2)
+    for line in lines(rig, "no connection for"):
+        assert (f"{at(server)}: " in line) == ("the server is silent" in line), line
