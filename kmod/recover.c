@@ -428,7 +428,7 @@ static void nb_go_live(struct nb_device *dev)
 	}
 	WRITE_ONCE(dev->reconnects, dev->reconnects + 1);
 	trace_nb_reconnect(dev, nb_seconds_lost(dev));
-	if (dev->identified)
+	if (nb_fenced(dev))
 		trace_nb_takeover(dev, dev->session.generation);
 	nb_log_found(dev);
 	if (before == NB_RECOVERING)

@@ -77,3 +77,20 @@ def test_one_that_dies_while_held_back_has_lost_nothing(rig, server):
         assert rig.sysfs("server") == at(server)
     rig.run(FLUSH)
     assert "may be lost" not in rig.dmesg()
+
+
+@pytest.mark.parametrize("identity, fences", [(OURS, True), ("boot-2/host-1/image-1", True),
+                                              ("boot-9/host-2/image-7", False), (None, False)])
+def test_a_takeover_is_traced_when_it_was_one(rig, server, identity, fences):
+    """Another machine's server knows us, but has fenced nothing."""
+    traced = trace(rig)
+    server.identity = OURS
+    rig.attach(server)
+    server.die()
+    rig.wait_state("recovering")
+    server.identity = identity
+    server.listen()
+    rig.wait_state("live")
+    said = traced()
+    assert "nb_reconnect: " in said
+    assert bool(re.search("nb_takeover: nb0 .*generation=2", said)) == fences
