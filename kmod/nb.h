@@ -467,7 +467,9 @@ extern const struct attribute_group *nb_groups[];
 /* Jiffies until @end, 0 when it is over. */
 static inline unsigned long nb_until(unsigned long end)
 {
-	return time_before(jiffies, end) ? end - jiffies : 0;
+	unsigned long now = jiffies;	/* once: it may pass @end meanwhile */
+
+	return time_before(now, end) ? end - now : 0;
 }
 
 static inline unsigned int nb_seconds_lost(const struct nb_device *dev)

@@ -137,17 +137,18 @@ unsigned long nb_turn(struct nb_device *dev)
 {
 	unsigned int nr = dev->cfg.nr_servers;
 	unsigned long soonest = MAX_JIFFY_OFFSET;
+	unsigned long now = jiffies;
 	unsigned int i;
 
 	for (i = 0; i < nr; i++) {
 		unsigned int server = (dev->server + i) % nr;
 		unsigned long at = dev->turns[server].at;
 
-		if (time_after_eq(jiffies, at)) {
+		if (time_after_eq(now, at)) {
 			WRITE_ONCE(dev->server, server);
 			return 0;
 		}
-		soonest = min(soonest, at - jiffies);
+		soonest = min(soonest, at - now);
 	}
 	return soonest;
 }
