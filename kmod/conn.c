@@ -104,6 +104,8 @@ static void nb_news(struct sock *sk)
 		if (READ_ONCE(conn->live)) {
 			queue_work(conn->dev->io_wq, &conn->io_work);
 		} else {
+			/* Pairs with nb_forget_news(). */
+			smp_mb__before_atomic();
 			set_bit(0, &conn->event);
 			wake_up(&conn->dev->wait);
 		}
@@ -182,6 +184,14 @@ static void nb_restore_callbacks(struct nb_conn *conn)
 	write_unlock_bh(&sk->sk_callback_lock);
 }
 
+/* Before a look at the socket: what changes after that look is news. */
+static void nb_forget_news(struct nb_conn *conn)
+{
+	clear_bit(0, &conn->event);
+	/* Pairs with nb_news(). */
+	smp_mb__after_atomic();
+}
+
 /* Has the control work something better to do than to wait for @conn? */
 static bool nb_wait_no_more(const struct nb_conn *conn)
 {
@@ -193,8 +203,8 @@ static bool nb_wait_no_more(const struct nb_conn *conn)
 /*
  * Sleep until the socket has news, at most until @deadline, never past the
  * moment when lost= runs out, and not while the control work is wanted
- * elsewhere: by live siblings, for one, which it watches meanwhile. Clear the
- * event before looking at the socket, then call this.
+ * elsewhere: by live siblings, for one, which it watches meanwhile. Call
+ * nb_forget_news() before looking at the socket, then this.
  */
 static int nb_wait(struct nb_conn *conn, unsigned long deadline)
 {
@@ -272,13 +282,13 @@ static int nb_connect(struct nb_conn *conn, const struct nb_server *server)
 						  sizeof(struct sockaddr_in);
 	int err;
 
-	clear_bit(0, &conn->event);
+	nb_forget_news(conn);
 	err = kernel_connect(conn->sock, (struct sockaddr_unsized *)&addr, len,
 			     O_NONBLOCK);
 	if (err != -EINPROGRESS)
 		return err;
 	for (;;) {
-		clear_bit(0, &conn->event);
+		nb_forget_news(conn);
 		switch (READ_ONCE(sk->sk_state)) {
 		case TCP_SYN_SENT:
 		case TCP_SYN_RECV:
@@ -306,7 +316,7 @@ static int nb_nego_io(struct nb_conn *conn, bool send, unsigned long deadline)
 	int ret;
 
 	for (;;) {
-		clear_bit(0, &conn->event);
+		nb_forget_news(conn);
 		msg.msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL;
 		if (send) {
 			vec.iov_base = (void *)nbd_nego_tx(n, &len);
