@@ -186,7 +186,9 @@ static void nb_take_back(struct nb_device *dev, struct nb_taken *taken)
 /*
  * Spread the queues over the live connections, of which there is one at
  * least: each to its own if that lives. No request is on its way to a
- * connection: the queue is quiesced, or was never open yet.
+ * connection: the queue is quiesced, or was never open yet. But one may be there
+ * already whose submitter, when he is done, will kick the connection that his
+ * queue has by then: so all are looked at.
  */
 static void nb_map_queues(struct nb_device *dev)
 {
@@ -199,6 +201,8 @@ static void nb_map_queues(struct nb_device *dev)
 	for (i = 0; i < dev->nr_queues; i++)
 		dev->queues[i].conn = dev->conns[i].live ? &dev->conns[i] :
 							   live[i % nr];
+	for (i = 0; i < nr; i++)
+		queue_work(dev->io_wq, &live[i]->io_work);
 	WRITE_ONCE(dev->live_conns, nr);
 }
 
