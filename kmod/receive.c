@@ -225,6 +225,9 @@ static int nb_read_sock(struct nb_conn *conn, size_t zeroes)
 
 	if (conn->rx.error)
 		return conn->rx.error;
+	/* tcp_read_sock() would stop there for ever. NBD knows no such thing. */
+	if (unlikely(READ_ONCE(tcp_sk(conn->sock->sk)->urg_data)))
+		return nb_bad_stream(conn, "urgent data amid the replies");
 	conn->rx.done = &done;
 	conn->rx.now = 0;
 	if (conn->rx.stopped) {
