@@ -8,9 +8,10 @@ import pytest
 
 from conftest import at
 from faultserver import FaultServer
-from harness.patience import granted, until
+from harness.patience import granted
 from test_replies import trace
 from test_takeover import FLUSH, OURS, Stall, write_unflushed
+from test_timing import other_address
 
 
 def stop_listening(server):
@@ -94,3 +95,19 @@ def test_a_takeover_is_traced_when_it_was_one(rig, server, identity, fences):
     said = traced()
     assert "nb_reconnect: " in said
     assert bool(re.search("nb_takeover: nb0 .*generation=2", said)) == fences
+
+
+def test_another_server_of_the_same_machine_has_fenced_nothing(rig, server):
+    """It has the same port, on another address, and so may be another process."""
+    address = other_address()
+    if not address:
+        pytest.skip("this machine has no second address")
+    second = FaultServer(host=address)
+    second.port, second.identity, server.identity = server.port, OURS, OURS
+    with second:
+        ok, answer = rig.ctl(f"attach dev=nb0 server={at(server)} server={address}:{second.port} timeout=2 hold=600")
+        assert ok, answer
+        stall = lose_with_a_write_in_hand(rig, server, lambda: setattr(server, "talk", lambda conn: conn.recv(1)))
+        rig.until("[ -e /tmp/done ] || dmesg | grep -q 'are held back'")
+        assert rig.sysfs("state") == "recovering" and second.connections
+        stall.release()
