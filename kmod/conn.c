@@ -476,6 +476,7 @@ int nb_conn_open(struct nb_conn *conn, const struct nb_server *server,
 /* From here on requests may be submitted and replies are awaited. */
 void nb_conn_live(struct nb_conn *conn)
 {
+	conn->live_at = jiffies;
 	WRITE_ONCE(conn->rx_jiffies, jiffies);
 	/* Pairs with nb_data_ready(): who sees it live sees ->rx made ready. */
 	smp_store_release(&conn->live, true);

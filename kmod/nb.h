@@ -165,6 +165,7 @@ struct nb_conn {
 	void (*error_report)(struct sock *sk);
 	struct work_struct io_work;	/* sends what is queued, receives */
 	bool live;			/* callbacks go to io_work, not dev->wait */
+	unsigned long live_at;		/* jiffies; since when */
 	bool lost;			/* it is dead; @error and @cause say why */
 	bool reset;			/* by the peer */
 	bool ended;			/* stopped; the peer had ended it before */

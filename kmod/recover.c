@@ -30,8 +30,8 @@
  *					and so on to 300 s, which is also what
  *					it has while others get answers
  *	between tries			see turns.c
- *	between tries to make one	1, 2 .. 10 s, while others are live
- *	missing connection
+ *	between tries to make one	1, 2 .. 10 s, while others are live; at
+ *	missing connection		once if the lost one had lived 5 s
  *	before writes are sent again	hold=: only if the server that had them
  *					may still have them in hand, and
  *					nobody has fenced it (accept.c)
@@ -276,6 +276,14 @@ static void nb_begin_recovery(struct nb_device *dev, const struct nb_conn *lost,
 	nb_turns_begin(dev, lost->error);
 }
 
+/* The server did not let us make a missing connection, or keep it for 5 s. */
+static void nb_fill_failed(struct nb_device *dev)
+{
+	dev->fill_fails++;
+	dev->fill_at = jiffies + min(HZ << min(dev->fill_fails, 5U) >> 1,
+				     10 * HZ);
+}
+
 /*
  * LIVE, and a connection is lost. Its siblings carry on with its requests, if
  * it has any, and if its server will not carry those out too, later: it has
@@ -307,8 +315,12 @@ static void nb_lose(struct nb_device *dev)
 		return;
 	nb_set_error(dev, lost->cause);
 	nb_log_one_lost(dev, lost, taken.count);
-	dev->fill_fails = 0;
-	dev->fill_at = jiffies;
+	if (nb_until(lost->live_at + NB_STABLE)) {
+		nb_fill_failed(dev);
+	} else {
+		dev->fill_fails = 0;
+		dev->fill_at = jiffies;
+	}
 }
 
 /*
@@ -344,12 +356,9 @@ static int nb_fill(struct nb_device *dev)
 		return err;
 	if (err) {
 		nb_set_error(dev, dev->conn_why);
-		dev->fill_fails++;
-		dev->fill_at = jiffies + min(HZ << min(dev->fill_fails, 5U) >> 1,
-					     10 * HZ);
+		nb_fill_failed(dev);
 		return err;
 	}
-	dev->fill_fails = 0;
 	blk_mq_quiesce_queue(dev->disk->queue);
 	nb_conn_live(conn);
 	nb_map_queues(dev);
