@@ -97,4 +97,4 @@ def test_a_server_that_crashes_and_then_is_gone(rig, server):
     assert losses(said(rig)) == reconnects + 1
     server.listen()
     rig.wait_state("live")
-    rig.until("dmesg | tail -n 1 | grep -q 'connected again after [0-9]* s'")
+    rig.until("dmesg | tail -n 1 | grep -q 'connected again after [0-9]* s'", 10)
