@@ -108,7 +108,6 @@ class Rig(Station):
         self.run("rm -f /tmp/stop")
         self.send(f"(while [ ! -e /tmp/stop ]; do dd if=/dev/{dev} of=/dev/null bs=4k count=64 iflag=direct; done) "
                   "2>/dev/null &\n")
-        self.wait_opened(dev)
 
     def stop_reading(self):
         self.run("touch /tmp/stop; wait; rm /tmp/stop")

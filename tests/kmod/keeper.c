@@ -7,8 +7,9 @@
  *
  * serves 16 MiB of zeroes, read-only, to one connection on 127.0.0.1, where the
  * station's own TCP is at both ends. It answers BATCH READs by one send; fewer
- * when nothing has come for 20 ms. With a PAUSE (in ms) it answers that long
- * after its last answers, not sooner. Its TCP takes its time to acknowledge.
+ * when nothing has come for 20 ms. With a PAUSE (in ms) it answers BATCH of those
+ * that have come and then looks at nothing for so long, so that its TCP takes its
+ * time to acknowledge what comes.
  *
  * When the driver has said goodbye it prints how many READs came, in how many
  * segments, and, with a PAUSE, how many ms after each answer the last of as many
@@ -23,6 +24,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
@@ -152,14 +154,29 @@ static int came(int ms)
 {
 	struct pollfd p = { sock, POLLIN, 0 };
 
-	return poll(&p, 1, ms < 0 ? 0 : ms) > 0;
+	return poll(&p, 1, ms) > 0;
+}
+
+/* Wait @pause ms: after how many of them have @batch new requests come? */
+static double wait_and_see(unsigned int batch, unsigned int pause)
+{
+	double start = now(), passed, seen = pause;
+	int bytes;
+
+	while ((passed = now() - start) < pause) {
+		if (ioctl(sock, FIONREAD, &bytes))
+			die("FIONREAD");
+		if (seen == pause && bytes >= (int)(batch * sizeof(*kept)))
+			seen = passed;
+		usleep(500);
+	}
+	return seen;
 }
 
 int main(int argc, char **argv)
 {
 	struct sockaddr_in addr = { .sin_family = AF_INET };
-	unsigned int batch, pause, segs, requests = 0, fresh = 0, i;
-	double answered = 0;
+	unsigned int batch, pause, segs, requests = 0, i;
 	int listener, on = 1;
 
 	if (argc != 4)
@@ -183,10 +200,7 @@ int main(int argc, char **argv)
 	segs = segments();
 
 	for (;;) {
-		int wait = pause && nr_kept ? answered + pause - now() + 1 :
-					      IDLE;
-
-		if (nr_kept < MAX_KEPT && came(wait)) {
+		if (nr_kept < MAX_KEPT && came(pause && nr_kept ? 0 : IDLE)) {
 			struct request *r = &kept[nr_kept];
 
 			get(r, sizeof(*r));
@@ -194,20 +208,14 @@ int main(int argc, char **argv)
 				break;
 			nr_kept++;
 			requests++;
-			if (++fresh == batch && pause && nr_late < MAX_LATE)
-				late[nr_late++] = now() - answered;
 			if (pause || nr_kept < batch)
 				continue;
 		}
-		if (pause && now() < answered + pause)
+		if (!nr_kept)
 			continue;
-		if (pause && fresh < batch && nr_late < MAX_LATE && nr_kept)
-			late[nr_late++] = pause;
-		if (nr_kept) {
-			answer(nr_kept < batch ? nr_kept : batch);
-			answered = now();
-			fresh = 0;
-		}
+		answer(nr_kept < batch ? nr_kept : batch);
+		if (pause && nr_late < MAX_LATE)
+			late[nr_late++] = wait_and_see(batch, pause);
 	}
 	printf("%u %u", requests, segments() - segs);
 	for (i = 0; i < nr_late; i++)

@@ -49,11 +49,11 @@ def test_reads_one_by_one_share_segments(rig, company):
     each of them by itself; its TCP counts the segments that bring that."""
     company(0)
     reads, alone, _ = read_one_by_one(rig, 32, 2000, 16)
-    assert alone > 0.8 * reads      # so it is about one by one
+    assert alone > 0.9 * reads      # so it is about one by one
     company(8)
     reads, together, _ = read_one_by_one(rig, 32, 2000, 16)
     print(f"{reads} reads in {together} segments, {alone} alone")
-    assert together < 0.6 * alone
+    assert together < 0.8 * alone
 
 
 def test_few_reads_do_not_wait(rig, company):
@@ -89,6 +89,7 @@ def test_a_server_that_falls_silent_gets_every_read(rig, server):
             return False
         return True
     rig.attach(server)
+    server.seen.clear()
     server.hook = hook
     rig.send(f"{FIO.format(32, 1000)} && echo RE''AD &\n")
     until(lambda: len(server.seen) - len(answered) >= 32, 60, lambda: (len(server.seen), len(answered)))
