@@ -13,8 +13,6 @@
  * All of this is the control work's.
  */
 
-#include <linux/in.h>
-#include <linux/in6.h>
 #include <linux/ktime.h>
 #include <linux/minmax.h>
 #include <linux/random.h>
@@ -202,37 +200,30 @@ int nb_accept(struct nb_device *dev, bool sibling, char *why)
 	return 0;
 }
 
-static __be16 nb_port(const struct nb_server *server)
-{
-	/* The port is at the same place in both families. */
-	return ((const struct sockaddr_in *)&server->addr)->sin_port;
-}
-
 /*
  * Recovering, a connection is accepted. Is it certain that nothing of the lost
  * connections will reach the image any more? It is when the server that had
- * them has answered our session, which a listener does when it has ended its
+ * them has answered our session, which a server does when it has ended its
  * older ones; or when that server's machine has been started again since. One
- * listener may be known by several addresses, but it is another on another
- * port.
+ * machine may run several servers, so it must be the same of the attach line:
+ * one known by two addresses cannot be told from two.
  */
 bool nb_fenced(const struct nb_device *dev)
 {
 	const struct nbd_identity *old = &dev->lost_identity;
 	const struct nbd_identity *new = &dev->nego->identity;
 
-	if (!dev->lost_identified || !dev->nego->identified ||
-	    nb_port(&dev->cfg.servers[dev->server]) !=
-	    nb_port(&dev->cfg.servers[dev->lost_server]))
+	if (!dev->lost_identified || !dev->nego->identified)
 		return false;
-	return nb_same_boot(old, new) ||
-	       (nb_known(old->host) && !strcmp(old->host, new->host) &&
-		nb_known(old->boot) && nb_known(new->boot));
+	if (nb_same_boot(old, new))
+		return dev->server == dev->lost_server;
+	return nb_known(old->host) && !strcmp(old->host, new->host) &&
+	       nb_known(old->boot) && nb_known(new->boot);
 }
 
 /*
- * The device goes on with the server that was just accepted: remember it. One
- * that does not tell who it is leaves in place what is known of the last one
+ * The device goes on with the server that was accepted, and is not held back any
+ * more: remember it. One that does not tell who it is leaves in place what is known of the last one
  * that did: its cache may still be lost.
  */
 void nb_adopt(struct nb_device *dev)

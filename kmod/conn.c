@@ -104,6 +104,8 @@ static void nb_news(struct sock *sk)
 		if (READ_ONCE(conn->live)) {
 			queue_work(conn->dev->io_wq, &conn->io_work);
 		} else {
+			/* Pairs with nb_forget_news(). */
+			smp_mb__before_atomic();
 			set_bit(0, &conn->event);
 			wake_up(&conn->dev->wait);
 		}
@@ -182,6 +184,14 @@ static void nb_restore_callbacks(struct nb_conn *conn)
 	write_unlock_bh(&sk->sk_callback_lock);
 }
 
+/* Before a look at the socket: what changes after that look is news. */
+static void nb_forget_news(struct nb_conn *conn)
+{
+	clear_bit(0, &conn->event);
+	/* Pairs with nb_news(). */
+	smp_mb__after_atomic();
+}
+
 /* Has the control work something better to do than to wait for @conn? */
 static bool nb_wait_no_more(const struct nb_conn *conn)
 {
@@ -193,8 +203,8 @@ static bool nb_wait_no_more(const struct nb_conn *conn)
 /*
  * Sleep until the socket has news, at most until @deadline, never past the
  * moment when lost= runs out, and not while the control work is wanted
- * elsewhere: by live siblings, for one, which it watches meanwhile. Clear the
- * event before looking at the socket, then call this.
+ * elsewhere: by live siblings, for one, which it watches meanwhile. Call
+ * nb_forget_news() before looking at the socket, then this.
  */
 static int nb_wait(struct nb_conn *conn, unsigned long deadline)
 {
@@ -272,13 +282,13 @@ static int nb_connect(struct nb_conn *conn, const struct nb_server *server)
 						  sizeof(struct sockaddr_in);
 	int err;
 
-	clear_bit(0, &conn->event);
+	nb_forget_news(conn);
 	err = kernel_connect(conn->sock, (struct sockaddr_unsized *)&addr, len,
 			     O_NONBLOCK);
 	if (err != -EINPROGRESS)
 		return err;
 	for (;;) {
-		clear_bit(0, &conn->event);
+		nb_forget_news(conn);
 		switch (READ_ONCE(sk->sk_state)) {
 		case TCP_SYN_SENT:
 		case TCP_SYN_RECV:
@@ -306,7 +316,7 @@ static int nb_nego_io(struct nb_conn *conn, bool send, unsigned long deadline)
 	int ret;
 
 	for (;;) {
-		clear_bit(0, &conn->event);
+		nb_forget_news(conn);
 		msg.msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL;
 		if (send) {
 			vec.iov_base = (void *)nbd_nego_tx(n, &len);
@@ -454,16 +464,20 @@ int nb_conn_open(struct nb_conn *conn, const struct nb_server *server,
 	conn->lost = false;
 	conn->reset = false;
 	conn->ended = false;
+	conn->leaving = false;
 	conn->error = 0;
 	err = nb_socket(conn, server);
 	if (err)
 		return nb_why(why, err, "socket");
 	nb_set_callbacks(conn);
 	err = nb_connect(conn, server);
-	if (err)
+	if (err) {
 		nb_why(why, err, "connect");
-	else
+	} else {
 		err = nb_negotiate(conn, why);
+		if (err)
+			nb_log_refused(conn->dev, err, why);
+	}
 	if (err) {
 		nb_conn_stop(conn, false);
 		return err;
@@ -476,6 +490,7 @@ int nb_conn_open(struct nb_conn *conn, const struct nb_server *server,
 /* From here on requests may be submitted and replies are awaited. */
 void nb_conn_live(struct nb_conn *conn)
 {
+	conn->live_at = jiffies;
 	WRITE_ONCE(conn->rx_jiffies, jiffies);
 	/* Pairs with nb_data_ready(): who sees it live sees ->rx made ready. */
 	smp_store_release(&conn->live, true);
@@ -498,6 +513,17 @@ bool nb_conn_deaf(const struct nb_conn *conn)
 	return silence > dev->cfg.timeout * HZ - nb_watch_time(dev) &&
 	       (READ_ONCE(icsk->icsk_retransmits) >= 3 ||
 		READ_ONCE(icsk->icsk_probes_out) >= 3);
+}
+
+/* When the last of the peer came, data or an acknowledgment: jiffies. */
+unsigned long nb_conn_heard(const struct nb_conn *conn)
+{
+	const struct sock *sk = conn->sock->sk;
+	u32 acked = READ_ONCE(tcp_sk(sk)->rcv_tstamp);
+	u32 came = READ_ONCE(inet_csk(sk)->icsk_ack.lrcvtime);
+	unsigned long now = jiffies;	/* not before those */
+
+	return now - min((u32)now - acked, (u32)now - came);
 }
 
 /* Is there something that the peer has still to acknowledge? */
@@ -524,18 +550,6 @@ bool nb_conn_dead(struct nb_conn *conn)
 	return READ_ONCE(conn->lost);
 }
 
-/* Tell the server that we leave (spec: NBD_CMD_DISC has no reply). */
-static void nb_goodbye(struct nb_conn *conn)
-{
-	struct nbd_request nbd = { .type = NBD_CMD_DISC };
-	struct msghdr msg = { .msg_flags = MSG_DONTWAIT | MSG_NOSIGNAL };
-	u8 head[NBD_REQUEST_SIZE];
-	struct kvec vec = { .iov_base = head, .iov_len = sizeof(head) };
-
-	nbd_request_put(head, &nbd);
-	kernel_sendmsg(conn->sock, &msg, &vec, 1, sizeof(head));
-}
-
 /*
  * TCP was given pages that belong to requests. It lets go of what is not sent
  * when the socket is reset; what is in the hands of the network card it may
@@ -558,46 +572,19 @@ static void nb_drain(struct nb_conn *conn, struct sock *sk)
 	}
 }
 
+/* Has the peer ended it? Then nothing comes any more that is not here yet. */
+bool nb_conn_over(const struct nb_conn *conn)
+{
+	return READ_ONCE(conn->reset) || sock_flag(conn->sock->sk, SOCK_DONE);
+}
+
 /* Afterwards no callback and no io_work of it runs, and nobody sends. */
-static void nb_conn_silence(struct nb_conn *conn)
+void nb_conn_silence(struct nb_conn *conn)
 {
 	nb_restore_callbacks(conn);
 	WRITE_ONCE(conn->live, false);
 	cancel_work_sync(&conn->io_work);
 	cancel_delayed_work_sync(&conn->push_work);
-}
-
-/*
- * Tell the server goodbye and close, but do not let go of the connection yet:
- * the server closes its end in answer, and that must be acknowledged. The
- * caller has made sure of the same as that of nb_conn_stop().
- */
-void nb_conn_part(struct nb_conn *conn)
-{
-	struct sock *sk;
-
-	if (!conn->sock)
-		return;
-	sk = conn->sock->sk;
-	nb_conn_silence(conn);
-	/* Polite only between requests, and if nothing of ours would linger. */
-	if (!conn->tx_busy && sk->sk_state == TCP_ESTABLISHED &&
-	    !(conn->spliced && sk->sk_wmem_queued)) {
-		nb_goodbye(conn);
-		kernel_sock_shutdown(conn->sock, SHUT_RDWR);
-	}
-}
-
-/* After nb_conn_part(): has the server answered, and does nothing travel? */
-bool nb_conn_parted(const struct nb_conn *conn)
-{
-	const struct sock *sk;
-
-	if (!conn->sock)
-		return true;
-	sk = conn->sock->sk;
-	return !(READ_ONCE(sk->sk_shutdown) & SEND_SHUTDOWN) ||
-	       READ_ONCE(sk->sk_state) == TCP_CLOSE;
 }
 
 /*
@@ -617,7 +604,7 @@ void nb_conn_stop(struct nb_conn *conn, bool goodbye)
 	lock_sock(sk);
 	release_sock(sk);
 	nb_conn_silence(conn);
-	conn->ended = READ_ONCE(conn->reset) || sock_flag(sk, SOCK_DONE);
+	conn->ended = nb_conn_over(conn);
 	if (goodbye)
 		nb_conn_part(conn);
 	/*

@@ -219,7 +219,8 @@ static struct nb_device *nb_alloc(struct nb_config *cfg)
 	if (!dev->cfg.timeout)
 		dev->cfg.timeout = NB_SILENCE;
 	if (!dev->cfg.hold_given)
-		dev->cfg.hold = 2 * dev->cfg.timeout;
+		dev->cfg.hold = dev->cfg.timeout +
+				max(1U, dev->cfg.timeout / 4);
 	nb_turns_reset(dev);
 	nb_session_init(dev);
 	init_waitqueue_head(&dev->wait);

@@ -25,6 +25,7 @@
 #include <linux/blk-mq.h>
 #include <linux/blkdev.h>
 #include <linux/completion.h>
+#include <linux/jiffies.h>
 #include <linux/llist.h>
 #include <linux/list.h>
 #include <linux/mutex.h>
@@ -69,6 +70,7 @@ struct sock;
 #define NB_WATCH		(2 * HZ)
 #define NB_STABLE		(5 * HZ)
 #define NB_COMPLAIN		(30 * HZ)
+#define NB_TOLD			5	/* losses in a row, in the log */
 #define NB_PART_TIME		HZ
 
 enum nb_state {
@@ -109,7 +111,7 @@ struct nb_config {
 	unsigned int conns;		/* at most so many; 0: the default */
 	unsigned int timeout;		/* s of silence until a server is given up */
 	unsigned int hold;		/* s until writes may be sent again */
-	bool hold_given;		/* else it is twice @timeout */
+	bool hold_given;		/* else it follows from @timeout */
 	bool ro;			/* never write */
 	char station[NBD_SESSION_WORD];	/* "": not told */
 	char boot[NBD_SESSION_WORD];
@@ -131,6 +133,7 @@ struct nb_cmd {
 	u8 timeouts;			/* of this issue, so far */
 	u8 patience;			/* give up after so many of silence */
 	bool again;			/* taken back, to be issued again */
+	bool refused;			/* the server will not do it: it leaves */
 	u16 type;			/* NBD_CMD_* */
 	u16 flags;			/* NBD_CMD_FLAG_* */
 	u64 cookie;			/* nb_queue.seq << 32 | slot */
@@ -163,9 +166,11 @@ struct nb_conn {
 	void (*error_report)(struct sock *sk);
 	struct work_struct io_work;	/* sends what is queued, receives */
 	bool live;			/* callbacks go to io_work, not dev->wait */
+	unsigned long live_at;		/* jiffies; since when */
 	bool lost;			/* it is dead; @error and @cause say why */
 	bool reset;			/* by the peer */
 	bool ended;			/* stopped; the peer had ended it before */
+	bool leaving;			/* no more requests go out: see part.c */
 	int error;
 	u32 losses;			/* for people */
 	unsigned long event;		/* bit 0: the socket has news */
@@ -233,6 +238,7 @@ struct nb_stats {
 struct nb_turn {
 	unsigned long at;		/* jiffies */
 	unsigned int failures;		/* in a row */
+	u32 told;			/* why it was not taken: see log.c */
 };
 
 struct nb_device {
@@ -247,9 +253,11 @@ struct nb_device {
 	unsigned long flags;
 	unsigned int server;		/* index of the server in use or tried */
 	struct nb_turn turns[NB_MAX_SERVERS];
-	unsigned long live_at;		/* jiffies, all five */
-	unsigned long lost_at;
-	unsigned long complained_at;
+	unsigned long live_at;		/* jiffies, all seven */
+	unsigned long lost_at;		/* when the last connection was */
+	unsigned long loss_at;		/* when any was */
+	unsigned long heard_at;		/* when anything came of the server */
+	unsigned long told_at;		/* the log: see log.c */
 	unsigned long fill_at;		/* next try to make a missing connection */
 	unsigned int fill_fails;	/* in a row */
 	unsigned long hold_until;
@@ -263,7 +271,11 @@ struct nb_device {
 	bool lost_identified;		/* these three: when we lost it */
 	struct nbd_identity lost_identity;
 	unsigned int lost_server;
-	char conn_why[NB_TEXT];		/* why the last attempt failed */
+	char conn_why[NB_TEXT];		/* what went wrong last */
+	unsigned int why_server;	/* and with whom */
+	unsigned int losses;		/* that the log was told, in a row */
+	unsigned int untold;		/* and was not, since told_at */
+	bool told;			/* the last one was */
 	struct completion attached;	/* first attempts over: attach_error */
 	int attach_error;
 	struct completion quiet;	/* detach may delete the disk */
@@ -339,10 +351,11 @@ void nb_conn_free(struct nb_conn *conn);
 int nb_conn_open(struct nb_conn *conn, const struct nb_server *server,
 		 char *why);
 void nb_conn_live(struct nb_conn *conn);
-void nb_conn_part(struct nb_conn *conn);
-bool nb_conn_parted(const struct nb_conn *conn);
+bool nb_conn_over(const struct nb_conn *conn);
+void nb_conn_silence(struct nb_conn *conn);
 void nb_conn_stop(struct nb_conn *conn, bool goodbye);
 bool nb_conn_deaf(const struct nb_conn *conn);
+unsigned long nb_conn_heard(const struct nb_conn *conn);
 bool nb_conn_dead(struct nb_conn *conn);
 bool nb_conn_waits(const struct nb_conn *conn);
 /*
@@ -351,6 +364,11 @@ bool nb_conn_waits(const struct nb_conn *conn);
  */
 void nb_conn_lost(struct nb_conn *conn, int error, const char *cause);
 const char *nb_errno_text(int error);
+
+/* part.c: leaving a server in good order. Control work. */
+void nb_conn_part(struct nb_conn *conn);
+bool nb_conn_parted(const struct nb_conn *conn);
+void nb_part_live(struct nb_device *dev);
 
 /* send.c, receive.c: the data path */
 void nb_submit(struct nb_conn *conn, struct nb_cmd *cmd);
@@ -418,6 +436,20 @@ void nb_turns_end(struct nb_device *dev);
 void nb_turn_failed(struct nb_device *dev, int err);
 unsigned long nb_turn(struct nb_device *dev);
 
+/*
+ * log.c: what the kernel log is told of lost connections, and of servers that
+ * are not taken, and how often.
+ * Control work.
+ */
+void nb_log_lost(struct nb_device *dev, const struct nb_conn *lost,
+		 unsigned int count);
+void nb_log_one_lost(struct nb_device *dev, const struct nb_conn *lost,
+		     unsigned int count);
+void nb_log_still_lost(struct nb_device *dev);
+void nb_log_found(const struct nb_device *dev);
+void nb_log_refused(struct nb_device *dev, int err, const char *why);
+void nb_log_live(struct nb_device *dev);
+
 /* events.c: the network, power */
 int nb_events_init(void);
 void nb_events_exit(void);
@@ -431,6 +463,19 @@ ssize_t nb_traffic_show(struct nb_device *dev, char *buf);
 
 /* sysfs.c */
 extern const struct attribute_group *nb_groups[];
+
+/* Jiffies until @end, 0 when it is over. */
+static inline unsigned long nb_until(unsigned long end)
+{
+	unsigned long now = jiffies;	/* once: it may pass @end meanwhile */
+
+	return time_before(now, end) ? end - now : 0;
+}
+
+static inline unsigned int nb_seconds_lost(const struct nb_device *dev)
+{
+	return (jiffies - dev->lost_at) / HZ;
+}
 
 /* How often to look for a peer that is deaf, while it has something to hear. */
 static inline unsigned long nb_watch_time(const struct nb_device *dev)

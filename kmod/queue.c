@@ -95,6 +95,7 @@ static bool nb_start(struct nb_queue *queue, struct request *rq)
 	if (!cmd->again)
 		cmd->patience = 1;
 	cmd->again = false;
+	cmd->refused = false;
 	if (unlikely(test_bit(NB_FAIL_IO, &dev->flags)) ||
 	    unlikely(!nb_command_of(dev, rq)))
 		return false;

@@ -111,20 +111,15 @@ static void nb_recv_hole(struct nb_conn *conn)
 	conn->rx.bio = NULL;
 }
 
-static int nb_recv_error(struct nb_conn *conn)
+static void nb_recv_error(struct nb_conn *conn)
 {
-	const struct nbd_reply *r = &conn->rx.reply;
-
-	if (r->error == NBD_ESHUTDOWN) {
-		/* Spec: a client that gets this should leave. It stays in
-		 * flight, for the control work to take back.
-		 */
-		conn->rx.error = -ESHUTDOWN;
-		nb_conn_lost(conn, -ESHUTDOWN, "the server is shutting down");
-		return -ESHUTDOWN;
+	if (conn->rx.reply.error != NBD_ESHUTDOWN) {
+		nb_log_error(conn, conn->rx.cmd);
+	} else if (!READ_ONCE(conn->leaving)) {
+		/* Spec: a client that gets this should leave: see part.c. */
+		WRITE_ONCE(conn->leaving, true);
+		nb_conn_lost(conn, -ESHUTDOWN, NULL);
 	}
-	nb_log_error(conn, conn->rx.cmd);
-	return 0;
 }
 
 static void nb_recv_end(struct nb_conn *conn)
@@ -134,14 +129,19 @@ static void nb_recv_end(struct nb_conn *conn)
 
 	conn->rx.cmd = NULL;
 	conn->rx.bio = NULL;
-	conn->rx_replies++;
-	conn->inflight[(u32)cmd->cookie] = NULL;
-	cmd->status = nb_error_status(req_op(blk_mq_rq_from_pdu(cmd)),
-				      cmd->answer.error);
 	if (!conn->rx.now)
 		conn->rx.now = ktime_get_ns();
-	nb_measure(conn->dev, rq, conn->rx.now);
 	trace_nb_reply(cmd, conn->rx.now - rq->start_time_ns);
+	if (cmd->answer.error == NBD_ESHUTDOWN) {
+		/* It stays ours, until the control work takes it back. */
+		cmd->refused = true;
+		WRITE_ONCE(conn->inflight[(u32)cmd->cookie], NULL);
+		return;
+	}
+	conn->rx_replies++;
+	WRITE_ONCE(conn->inflight[(u32)cmd->cookie], NULL);
+	cmd->status = nb_error_status(req_op(rq), cmd->answer.error);
+	nb_measure(conn->dev, rq, conn->rx.now);
 	nb_cmd_put(cmd, conn->rx.done);
 }
 
@@ -157,7 +157,6 @@ static int nb_recv_skb(read_descriptor_t *desc, struct sk_buff *skb,
 	struct nb_conn *conn = desc->arg.data;
 	struct nbd_reply *r = &conn->rx.reply;
 	size_t left = len, n;
-	int err;
 	u8 *p;
 
 	if (conn->rx.error)
@@ -198,9 +197,7 @@ static int nb_recv_skb(read_descriptor_t *desc, struct sk_buff *skb,
 			nbd_reply_hole_done(r);
 			continue;
 		case NBD_REPLY_ERROR:
-			err = nb_recv_error(conn);
-			if (err)
-				return err;
+			nb_recv_error(conn);
 			nbd_reply_error_done(r);
 			continue;
 		case NBD_REPLY_END:
@@ -228,6 +225,9 @@ static int nb_read_sock(struct nb_conn *conn, size_t zeroes)
 
 	if (conn->rx.error)
 		return conn->rx.error;
+	/* tcp_read_sock() would stop there for ever. NBD knows no such thing. */
+	if (unlikely(READ_ONCE(tcp_sk(conn->sock->sk)->urg_data)))
+		return nb_bad_stream(conn, "urgent data amid the replies");
 	conn->rx.done = &done;
 	conn->rx.now = 0;
 	if (conn->rx.stopped) {
@@ -292,6 +292,7 @@ void nb_conn_io_work(struct work_struct *work)
 		busy = false;
 		if (mutex_trylock(&conn->send_mutex)) {
 			busy = nb_send(conn) == 0 &&
+			       !READ_ONCE(conn->leaving) &&
 			       !llist_empty(&conn->submitted);
 			mutex_unlock(&conn->send_mutex);
 		}

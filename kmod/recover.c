@@ -30,13 +30,16 @@
  *					and so on to 300 s, which is also what
  *					it has while others get answers
  *	between tries			see turns.c
- *	between tries to make one	1, 2 .. 10 s, while others are live
- *	missing connection
- *	before writes are sent again	hold=: only if the server that had them
+ *	between tries to make one	1, 2 .. 10 s, while others are live; at
+ *	missing connection		once if the lost one had lived 5 s
+ *	before writes are sent again	hold=: from the last that was heard of
+ *					the server that had them; only if it
  *					may still have them in hand, and
  *					nobody has fenced it (accept.c)
- *	the server to close	 1 s	NB_PART_TIME: before the network goes down
- *	between complaints	30 s	NB_COMPLAIN
+ *	the server to close	 1 s	NB_PART_TIME: before the network goes down;
+ *					and when it shuts down, after as long
+ *					for it to answer what it has (part.c)
+ *	between complaints	30 s	NB_COMPLAIN; see log.c
  *
  * Recovery is on the way to swap and to the root filesystem. The control work
  * runs on a WQ_MEM_RECLAIM queue of its own, allocates nothing itself but the
@@ -119,12 +122,6 @@ bool nb_retry_wanted(const struct nb_device *dev)
 	       test_bit(NB_RETRY_NOW, &dev->flags);
 }
 
-/* Jiffies until @end, 0 when it is over. */
-static unsigned long nb_until(unsigned long end)
-{
-	return time_before(jiffies, end) ? end - jiffies : 0;
-}
-
 static unsigned long nb_lost_end(const struct nb_device *dev)
 {
 	return dev->lost_at + dev->cfg.lost * HZ;
@@ -139,17 +136,12 @@ static void nb_ctl_later(struct nb_device *dev, unsigned long delay)
 	if (dev->state == NB_RECOVERING && dev->cfg.lost)
 		delay = min(delay, nb_until(nb_lost_end(dev)));
 	if (dev->state == NB_RECOVERING || dev->state == NB_FAILED)
-		delay = min(delay, nb_until(dev->complained_at + NB_COMPLAIN));
+		delay = min(delay, nb_until(dev->told_at + NB_COMPLAIN));
 	mod_delayed_work(dev->ctl_wq, &dev->ctl_work, delay);
 	/* Whoever has news has set the bit and kicked, maybe before us. */
 	smp_mb();
 	if (nb_ctl_wanted(dev) || nb_retry_wanted(dev))
 		nb_ctl_kick(dev);
-}
-
-static unsigned int nb_seconds_lost(const struct nb_device *dev)
-{
-	return (jiffies - dev->lost_at) / HZ;
 }
 
 /* What was taken back from dead connections. */
@@ -174,7 +166,8 @@ static bool nb_take_back_one(struct request *rq, void *data)
 	if (req_op(rq) == REQ_OP_FLUSH)
 		nb_flush_undone(cmd->conn->dev, cmd);
 	taken->count++;
-	taken->risky += op_is_write(req_op(rq)) && !cmd->conn->ended;
+	taken->risky += op_is_write(req_op(rq)) && !cmd->conn->ended &&
+			!cmd->refused;
 	cmd->again = true;
 	blk_mq_requeue_request(rq, false);
 	return true;
@@ -193,7 +186,9 @@ static void nb_take_back(struct nb_device *dev, struct nb_taken *taken)
 /*
  * Spread the queues over the live connections, of which there is one at
  * least: each to its own if that lives. No request is on its way to a
- * connection: the queue is quiesced, or was never open yet.
+ * connection: the queue is quiesced, or was never open yet. But one may be there
+ * already whose submitter, when he is done, will kick the connection that his
+ * queue has by then: so all are looked at.
  */
 static void nb_map_queues(struct nb_device *dev)
 {
@@ -206,6 +201,8 @@ static void nb_map_queues(struct nb_device *dev)
 	for (i = 0; i < dev->nr_queues; i++)
 		dev->queues[i].conn = dev->conns[i].live ? &dev->conns[i] :
 							   live[i % nr];
+	for (i = 0; i < nr; i++)
+		queue_work(dev->io_wq, &live[i]->io_work);
 	WRITE_ONCE(dev->live_conns, nr);
 }
 
@@ -240,11 +237,16 @@ static struct nb_conn *nb_stop_lost(struct nb_device *dev, bool all)
 		struct nb_conn *conn = &dev->conns[i];
 
 		if (conn->live && (nb_conn_dead(conn) || all)) {
-			/* A server that says it leaves is left in good order. */
-			nb_conn_stop(conn, conn->error == -ESHUTDOWN);
+			unsigned long heard = nb_conn_heard(conn);
+
+			if (time_after(heard, dev->heard_at))
+				dev->heard_at = heard;
+			nb_conn_stop(conn, false);
 			trace_nb_lost(conn);
 			conn->losses++;
-			first = first ?: conn;
+			/* That it leaves says more than that it has hung up. */
+			if (!first || conn->error == -ESHUTDOWN)
+				first = conn;
 		}
 		live += conn->live;
 	}
@@ -260,7 +262,6 @@ static void nb_begin_recovery(struct nb_device *dev, const struct nb_conn *lost,
 			      const struct nb_taken *taken)
 {
 	dev->lost_at = jiffies;
-	dev->complained_at = jiffies;
 	dev->lost_server = dev->server;
 	dev->lost_identified = dev->identified;
 	dev->lost_identity = dev->identity;
@@ -270,12 +271,11 @@ static void nb_begin_recovery(struct nb_device *dev, const struct nb_conn *lost,
 	dev->session.generation++;
 	if (taken->risky && !(dev->export.flags & NBD_FLAG_READ_ONLY)) {
 		set_bit(NB_HOLD, &dev->flags);
-		dev->hold_until = jiffies + dev->cfg.hold * HZ;
+		dev->hold_until = dev->heard_at + dev->cfg.hold * HZ;
 	}
 
 	nb_set_error(dev, lost->cause);
-	pr_warn("%s: %s: connection lost: %s; %u requests in flight\n",
-		dev->name, nb_server_text(dev), lost->cause, taken->count);
+	nb_log_lost(dev, lost, taken->count);
 
 	/*
 	 * Whoever attaches would wait in add_disk(), beyond any signal. The
@@ -289,19 +289,41 @@ static void nb_begin_recovery(struct nb_device *dev, const struct nb_conn *lost,
 	nb_turns_begin(dev, lost->error);
 }
 
+/* The server did not let us make a missing connection, or keep it for 5 s. */
+static void nb_fill_failed(struct nb_device *dev)
+{
+	dev->fill_fails++;
+	dev->fill_at = jiffies + min(HZ << min(dev->fill_fails, 5U) >> 1,
+				     10 * HZ);
+}
+
+/* Has the server said so, on any connection? */
+static bool nb_shuts_down(const struct nb_device *dev)
+{
+	unsigned int i;
+
+	for (i = 0; i < dev->nr_queues; i++)
+		if (dev->conns[i].live && READ_ONCE(dev->conns[i].leaving))
+			return true;
+	return false;
+}
+
 /*
  * LIVE, and a connection is lost. Its siblings carry on with its requests, if
  * it has any, and if its server will not carry those out too, later: it has
  * ended the connection itself, or there is nothing to carry out. Else all are
- * given up, so that the next generation fences them.
+ * given up, so that the next generation fences them. A server that shuts down
+ * is left with all of them.
  */
 static void nb_lose(struct nb_device *dev)
 {
 	struct nb_taken taken = { };
 	struct nb_conn *lost;
 
-	clear_bit(NB_LINK_LOST, &dev->flags);
 	blk_mq_quiesce_queue(dev->disk->queue);
+	if (nb_shuts_down(dev))
+		nb_part_live(dev);
+	clear_bit(NB_LINK_LOST, &dev->flags);
 	lost = nb_stop_lost(dev, false);
 	if (lost)
 		nb_take_back(dev, &taken);
@@ -319,11 +341,13 @@ static void nb_lose(struct nb_device *dev)
 	if (!lost)
 		return;
 	nb_set_error(dev, lost->cause);
-	pr_warn("%s: %s: connection %u lost: %s; %u requests go to the %u left\n",
-		dev->name, nb_server_text(dev), lost->index, lost->cause,
-		taken.count, dev->live_conns);
-	dev->fill_fails = 0;
-	dev->fill_at = jiffies;
+	nb_log_one_lost(dev, lost, taken.count);
+	if (nb_until(lost->live_at + NB_STABLE)) {
+		nb_fill_failed(dev);
+	} else {
+		dev->fill_fails = 0;
+		dev->fill_at = jiffies;
+	}
 }
 
 /*
@@ -334,12 +358,15 @@ static int nb_open(struct nb_device *dev, struct nb_conn *conn, char *why)
 {
 	int err;
 
+	dev->why_server = dev->server;
 	err = nb_conn_open(conn, &dev->cfg.servers[dev->server], why);
 	if (err)
 		return err;
 	err = nb_accept(dev, dev->state == NB_LIVE, why);
-	if (err)
+	if (err) {
+		nb_log_refused(dev, err, why);
 		nb_conn_stop(conn, true);
+	}
 	return err;
 }
 
@@ -359,12 +386,9 @@ static int nb_fill(struct nb_device *dev)
 		return err;
 	if (err) {
 		nb_set_error(dev, dev->conn_why);
-		dev->fill_fails++;
-		dev->fill_at = jiffies + min(HZ << min(dev->fill_fails, 5U) >> 1,
-					     10 * HZ);
+		nb_fill_failed(dev);
 		return err;
 	}
-	dev->fill_fails = 0;
 	blk_mq_quiesce_queue(dev->disk->queue);
 	nb_conn_live(conn);
 	nb_map_queues(dev);
@@ -382,6 +406,7 @@ static void nb_go_live(struct nb_device *dev)
 	enum nb_state before = dev->state;
 
 	nb_turns_end(dev);
+	dev->heard_at = jiffies;
 	dev->fill_at = jiffies;
 	dev->fill_fails = 0;
 	clear_bit(NB_HOLD, &dev->flags);
@@ -407,10 +432,9 @@ static void nb_go_live(struct nb_device *dev)
 	}
 	WRITE_ONCE(dev->reconnects, dev->reconnects + 1);
 	trace_nb_reconnect(dev, nb_seconds_lost(dev));
-	if (dev->identified)
+	if (nb_fenced(dev))
 		trace_nb_takeover(dev, dev->session.generation);
-	pr_info("%s: %s: connected again after %u s\n", dev->name,
-		nb_server_text(dev), nb_seconds_lost(dev));
+	nb_log_found(dev);
 	if (before == NB_RECOVERING)
 		nb_resume_queue(dev);
 }
@@ -436,16 +460,6 @@ static void nb_connect_first(struct nb_device *dev)
 	}
 	dev->attach_error = err;
 	complete_all(&dev->attached);
-}
-
-static void nb_complain(struct nb_device *dev)
-{
-	if (nb_until(dev->complained_at + NB_COMPLAIN))
-		return;
-	dev->complained_at = jiffies;
-	pr_warn("%s: %s: no connection for %u s: %s; still trying\n",
-		dev->name, nb_server_text(dev), nb_seconds_lost(dev),
-		dev->conns[0].sock ? "held back" : dev->conn_why);
 }
 
 /*
@@ -476,13 +490,17 @@ static unsigned long nb_try(struct nb_device *dev)
 		return 0;
 	if (err) {
 		nb_set_error(dev, dev->conn_why);
-		/* Who held our writes is gone: its port refuses. */
-		if (err == -ECONNREFUSED && dev->server == dev->lost_server)
+		/*
+		 * Who held our writes is gone: its port refuses. That says
+		 * nothing of a stranger, which may have had a process for each
+		 * connection, and those live on.
+		 */
+		if (err == -ECONNREFUSED && dev->lost_identified &&
+		    dev->server == dev->lost_server)
 			clear_bit(NB_HOLD, &dev->flags);
 		nb_turn_failed(dev, err);
 		return nb_turn(dev);
 	}
-	nb_adopt(dev);
 	delay = nb_held(dev);
 	if (delay)
 		pr_info("%s: %s: connected; writes that the lost connection may still carry out are held back for %lu s (hold=)\n",
@@ -494,7 +512,7 @@ static void nb_recover(struct nb_device *dev)
 {
 	unsigned long delay = 0;
 
-	nb_complain(dev);
+	nb_log_still_lost(dev);
 	if (dev->state == NB_RECOVERING && dev->cfg.lost &&
 	    !nb_until(nb_lost_end(dev))) {
 		pr_err("%s: no connection for lost=%u seconds: requests fail from now on; still trying\n",
@@ -515,10 +533,12 @@ static void nb_recover(struct nb_device *dev)
 		delay = nb_held(dev);
 	if (dev->conns[0].sock)
 		delay = min_t(unsigned long, delay, NB_WATCH);
-	if (dev->conns[0].sock && !delay && !nb_ctl_wanted(dev))
+	if (dev->conns[0].sock && !delay && !nb_ctl_wanted(dev)) {
+		nb_adopt(dev);
 		nb_go_live(dev);
-	else
+	} else {
 		nb_ctl_later(dev, delay);
+	}
 }
 
 static bool nb_all_parted(const struct nb_device *dev)
@@ -618,6 +638,7 @@ static void nb_carry_on(struct nb_device *dev)
 {
 	unsigned long delay = nb_watch_pace(dev);
 
+	nb_log_live(dev);
 	if (nb_missing(dev)) {
 		if (!nb_until(dev->fill_at))
 			nb_fill(dev);

@@ -55,7 +55,8 @@ static struct nb_cmd *nb_next_cmd(struct nb_conn *conn)
 
 static bool nb_more_to_send(const struct nb_conn *conn)
 {
-	return conn->tx_next || !llist_empty(&conn->submitted);
+	return !READ_ONCE(conn->leaving) &&
+	       (conn->tx_next || !llist_empty(&conn->submitted));
 }
 
 /* Append the head of @cmd to the heads of this batch. */
@@ -282,7 +283,7 @@ int nb_send(struct nb_conn *conn)
 
 	noreclaim = memalloc_noreclaim_save();
 	lock_sock(sk);
-	while (conn->tx_busy || nb_gather(conn)) {
+	while (conn->tx_busy || (nb_more_to_send(conn) && nb_gather(conn))) {
 		bool more = conn->tx_cmd || nb_more_to_send(conn);
 		bool wait = !more && nb_may_wait(conn);
 

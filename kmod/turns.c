@@ -18,6 +18,8 @@
  *	not do what we need, or its	a lab full of stations lost it
  *	connection lives less than	at the same moment
  *	5 s for any other reason
+ *	it shuts down, and there are	0.5 .. 1 s	it may listen to the
+ *	others						last, and serve nobody
  *
  * A link that comes up and a machine that resumes make it every server's turn.
  *
@@ -85,6 +87,7 @@ static u64 nb_replies(const struct nb_device *dev)
 /* The first connection is about to go live. */
 void nb_turns_end(struct nb_device *dev)
 {
+	dev->turns[dev->server].told = 0;
 	dev->live_at = jiffies;
 	dev->live_replies = nb_replies(dev);
 }
@@ -99,7 +102,7 @@ static bool nb_served(const struct nb_device *dev, int err)
 /*
  * The connections to the server in use are lost for the reason @err: whose
  * turn is it now? Its own first, because it may be back; unless it is silent,
- * or keeps dropping us. Another one that was of no use the last time is not
+ * shuts down, or keeps dropping us. Another one that was of no use the last time is not
  * tried before the one in use has had its chance, for that may cost seconds.
  */
 void nb_turns_begin(struct nb_device *dev, int err)
@@ -118,7 +121,9 @@ void nb_turns_begin(struct nb_device *dev, int err)
 	}
 	if (stable || served)
 		dev->turns[dev->server].failures = 0;
-	if (!stable && served)
+	if (err == -ESHUTDOWN && dev->cfg.nr_servers > 1 && (stable || served))
+		nb_turn_in(dev, NB_SOON, NB_SOON);
+	else if (!stable && served)
 		nb_turn_soon(dev);
 	else if (!stable || (err == -ETIMEDOUT && dev->cfg.nr_servers > 1))
 		nb_turn_failed(dev, err);
@@ -132,17 +137,18 @@ unsigned long nb_turn(struct nb_device *dev)
 {
 	unsigned int nr = dev->cfg.nr_servers;
 	unsigned long soonest = MAX_JIFFY_OFFSET;
+	unsigned long now = jiffies;
 	unsigned int i;
 
 	for (i = 0; i < nr; i++) {
 		unsigned int server = (dev->server + i) % nr;
 		unsigned long at = dev->turns[server].at;
 
-		if (time_after_eq(jiffies, at)) {
+		if (time_after_eq(now, at)) {
 			WRITE_ONCE(dev->server, server);
 			return 0;
 		}
-		soonest = min(soonest, at - jiffies);
+		soonest = min(soonest, at - now);
 	}
 	return soonest;
 }

@@ -21,7 +21,7 @@ TOP = HERE.parents[1]
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from faultserver import FaultServer  # noqa: E402
-from harness.guest import make_initramfs  # noqa: E402
+from harness.guest import make_initramfs, put_program  # noqa: E402
 from harness.kernel import kernel, own_kernel  # noqa: E402
 from harness.patience import granted  # noqa: E402
 from harness.station import Station  # noqa: E402
@@ -45,12 +45,16 @@ def debug_kernel():
     return k
 
 
-def rig_image(k, tmp):
+def rig_image(k, tmp, *programs):
+    """The rig's initramfs, with our own programs in it, and more of this machine's."""
     extra = tmp / "extra"
     shutil.copytree(HERE / "rig", extra)
     (extra / "bin").mkdir()
-    subprocess.run(["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static",
-                    "-o", extra / "bin/newcomer", HERE / "newcomer.c"], check=True)
+    for name in "newcomer", "keeper":
+        subprocess.run(["gcc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-static",
+                        "-o", extra / "bin" / name, HERE / f"{name}.c"], check=True)
+    for program in programs:
+        put_program(extra, program)
     return make_initramfs(k, extra, tmp / "rig.img")
 
 
@@ -95,6 +99,19 @@ class Rig(Station):
         """Until a program has it open."""
         self.until(f"ls -l /proc/[0-9]*/fd 2>/dev/null | grep -q /dev/{dev}$")
 
+    def uptime(self):
+        """Seconds, by the station's own clock."""
+        return float(self.run("cut -d' ' -f1 /proc/uptime"))
+
+    def keep_reading(self, dev="nb0"):
+        """4 KiB after 4 KiB, in the background, until stop_reading()."""
+        self.run("rm -f /tmp/stop")
+        self.send(f"(while [ ! -e /tmp/stop ]; do dd if=/dev/{dev} of=/dev/null bs=4k count=64 iflag=direct; done) "
+                  "2>/dev/null &\n")
+
+    def stop_reading(self):
+        self.run("touch /tmp/stop; wait; rm /tmp/stop")
+
     def dmesg(self):
         """The kernel log of this test. Its time stamps lose their brackets: the
         harness takes lines that have them out of what commands print."""
@@ -124,6 +141,14 @@ def rig_kernel():
 @pytest.fixture(scope="session")
 def image(rig_kernel, tmp_path_factory):
     return rig_image(rig_kernel, tmp_path_factory.mktemp("rig"))
+
+
+@pytest.fixture(scope="session")
+def fio_image(rig_kernel, tmp_path_factory):
+    """The same, with fio in it."""
+    fio = shutil.which("fio")
+    assert fio, "fio is missing: apt install fio"
+    return rig_image(rig_kernel, tmp_path_factory.mktemp("fio"), fio)
 
 
 @pytest.fixture(scope="module")

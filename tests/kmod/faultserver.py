@@ -32,6 +32,7 @@ class Connection:
         self.structured = False     # negotiated
         self.session = None         # [station, boot, attach, generation] that it named
         self.fenced = False         # a newer generation has come
+        self.answered = False       # for crashes()
 
     def send(self, data):
         with self.lock:
@@ -152,6 +153,8 @@ class Connection:
                 raise EOFError
             self.negotiate()
             server.connections += 1
+            if server.drops and server.drops(self):
+                raise EOFError
             while True:
                 req = self.request()
                 server.seen.append(req)
@@ -170,6 +173,14 @@ class Connection:
             self.close()
 
 
+def crashes(conn, req):
+    """A hook: it answers one request of each connection, and dies of the next."""
+    if conn.answered:
+        return conn.reset() is None
+    conn.answered = True
+    return False
+
+
 class FaultServer:
     FLAGS = (wire.NBD_FLAG_HAS_FLAGS | wire.NBD_FLAG_SEND_FLUSH | wire.NBD_FLAG_SEND_FUA |
              wire.NBD_FLAG_SEND_TRIM | wire.NBD_FLAG_SEND_WRITE_ZEROES)
@@ -185,6 +196,8 @@ class FaultServer:
         self.on_option = None       # on_option(connection, option, data) -> answered?
         self.refuse = None          # (NBD_REP_ERR_*, text) to answer NBD_OPT_GO with
         self.seen, self.options = [], []
+        self.drops = None           # drops(connection): hang up, once it is negotiated?
+        self.accepted = 0           # connections, whatever became of them
         self.connections = 0        # that got as far as transmission
         self.carried = set()        # connections that brought a request
         self.limit = None           # connections at a time; more are hung up on
@@ -217,6 +230,7 @@ class FaultServer:
                 sock, _ = listener.accept()
             except OSError:
                 return
+            self.accepted += 1
             if self.limit and len(self.open) >= self.limit:
                 self.refused += 1
                 sock.close()

@@ -91,6 +91,20 @@ def test_a_second_connection_that_sees_a_larger_export(rig, server):
     rig.until("[ $(cat /sys/block/nb0/size) = 65536 ]", 20)
 
 
+def test_a_second_connection_that_does_not_last(rig, server):
+    """The server lets each negotiate and keeps only the first: the others are not
+    made again as fast as it drops them, and the first has work to do meanwhile."""
+    server.drops = lambda conn: len(server.open) > 1
+    rig.attach(server)
+    before, start = server.accepted, time.monotonic()
+    rig.run("dd if=/dev/nb0 of=/dev/null bs=64k iflag=direct 2>/dev/null")
+    time.sleep(8)
+    assert server.accepted - before < 4 + 2 * (time.monotonic() - start)
+    assert rig.sysfs("reconnects") == "0" and rig.sysfs("connections") == "1"
+    server.drops = None
+    wait_connections(rig, min(4, int(rig.run("nproc"))))
+
+
 def test_one_of_four_is_killed(rig, server):
     """Its requests go to the other three; it is made again beside them."""
     rig.attach(server)

@@ -11,14 +11,18 @@ from conftest import at
 from faultserver import FaultServer
 
 
-def start_reader(rig):
-    """Reads 4 KiB at a time, and notes the longest time that one took, in ms."""
-    rig.run("rm -f /tmp/stop /tmp/worst")
+READ = "if=/dev/nb0 of=/dev/null iflag=direct skip=$i"
+WRITE = "if=/dev/zero of=/dev/nb0 oflag=direct seek=$i"
+
+
+def start_reader(rig, does=READ):
+    """Reads 4 KiB at a time, or writes, and notes the longest time that one took, in ms."""
+    rig.run("rm -f /tmp/stop /tmp/worst /tmp/began")
     rig.send("(worst=0; i=0; while [ ! -e /tmp/stop ]; do i=$(((i+1)%4000)); read a b </proc/uptime; "
-             "dd if=/dev/nb0 of=/dev/null bs=4k count=1 skip=$i iflag=direct 2>/dev/null || echo FAI''LED; "
+             f"dd {does} bs=4k count=1 2>/dev/null || echo FAI''LED; "
              "read c b </proc/uptime; t=$(((${c%.*}-${a%.*})*1000+(1${c#*.}-1${a#*.})*10)); "
-             "[ $t -le $worst ] || worst=$t; done; echo $worst >/tmp/worst) &\n")
-    rig.wait_opened()
+             "[ $t -le $worst ] || worst=$t; : >/tmp/began; done; echo $worst >/tmp/worst) &\n")
+    rig.until("[ -e /tmp/began ]")
 
 
 def worst_wait(rig):
@@ -68,23 +72,28 @@ def test_the_second_server_takes_over_at_once(rig, server):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("more, least, most", [("timeout=2", 0.5, 8), ("", 3, 24)])
-def test_a_silent_server_is_left_for_the_second(rig, server, more, least, most):
-    """No packet of the first comes through any more: in 2 s, or 8 by default."""
+@pytest.mark.parametrize("does, more, least, most", [
+    (READ, "timeout=2", 0.5, 8), (READ, "", 3, 24),
+    (WRITE, "timeout=2 hold=2", 1, 4), (WRITE, "timeout=2", 2, 5), (WRITE, "", 6, 12),
+    (WRITE, "timeout=2 hold=12", 11, 16),
+])
+def test_a_silent_server_is_left_for_the_second(rig, server, does, more, least, most):
+    """No packet of the first comes through any more: in 2 s, or 8 by default. A writer
+    waits for hold=, from the last sign of life on. (rp_filter: nothing of it comes in, either.)"""
     address = other_address()
     if not address:
         pytest.skip("this machine has no second address")
     with FaultServer(host=address) as second:
         ok, answer = rig.ctl(f"attach dev=nb0 server={at(server)} server={address}:{second.port} {more}".strip())
         assert ok, answer
-        start_reader(rig)
+        start_reader(rig, does)
         try:
-            rig.run("ip route add blackhole 10.0.2.2/32")
+            rig.run("echo 1 >/proc/sys/net/ipv4/conf/all/rp_filter; ip route add blackhole 10.0.2.2/32")
             rig.until(f"(grep -q :{second.port} /sys/block/nb0/nb/server && grep -q live /sys/block/nb0/nb/state)")
             time.sleep(1)
             assert least < worst_wait(rig) < most
         finally:
-            rig.run("ip route del blackhole 10.0.2.2/32")
+            rig.run("ip route del blackhole 10.0.2.2/32; echo 0 >/proc/sys/net/ipv4/conf/all/rp_filter")
 
 
 @pytest.mark.long

@@ -9,8 +9,7 @@ import time
 
 import pytest
 
-from conftest import HERE, Rig
-from harness.guest import make_initramfs, put_program
+from conftest import Rig
 from harness.process import DIE_WITH_PARENT
 from harness.server import Server
 
@@ -28,18 +27,6 @@ def fio_is_content(rig):
     """It has written and verified at least once, and never complained."""
     out = rig.run("touch /tmp/stop; wait; cat /tmp/fio.bad 2>/dev/null; wc -l </tmp/rounds", 300)
     assert re.fullmatch(r"[1-9]\d*", out.strip()), out
-
-
-@pytest.fixture(scope="session")
-def fio_image(rig_kernel, tmp_path_factory):
-    """The rig's initramfs, with fio in it."""
-    fio = shutil.which("fio")
-    assert fio, "fio is missing: apt install fio"
-    tmp = tmp_path_factory.mktemp("fio")
-    extra = tmp / "extra"
-    shutil.copytree(HERE / "rig", extra)
-    put_program(extra, fio)
-    return make_initramfs(rig_kernel, extra, tmp / "rig.img")
 
 
 @pytest.fixture(scope="module")
