@@ -110,7 +110,7 @@ class Rig(Station):
         """Of this test; of a machine that is off, what its console had to say."""
         if not self.has_died():
             return complaints_in(self.dmesg())
-        said = [] if self.emulator_failed() else self.console.splitlines()
+        said = [] if self.emulator_failed() else self.console.rpartition("the rig is coming up")[2].splitlines()
         return complaints_in("\n".join(line for line in said if re.match(r"\[ *\d+\.\d+\] ", line)))
 
     def __exit__(self, kind, value, trace):
