@@ -54,6 +54,7 @@ static const struct key generic_keys[] = {
 	GENERIC("group", T_TEXT, group),
 	{ "includedir", T_INCLUDE, 0 },
 	GENERIC("listenaddr", T_TEXT, address),
+	GENERIC("lockmemory", T_BOOL, lock_memory),
 	GENERIC("max_threads", T_THREADS, workers),
 	GENERIC("maxperaddress", T_COUNT, max_per_address),
 	GENERIC("metricsport", T_PORT, metrics_port),

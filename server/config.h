@@ -22,6 +22,7 @@ struct config {
 	char *metrics_port;	/* on the loopback; NULL: none */
 	char *state_dir;	/* never NULL after config_load() */
 	bool allow_list;
+	bool lock_memory;	/* nothing of the process is ever paged out */
 	bool realtime;		/* loops run before what else there is */
 	bool dual_listen;	/* TCP besides ->unix_socket */
 	unsigned int workers;	/* 0: as many as seems good */

@@ -303,6 +303,18 @@ static bool hold_signals(struct server *s, bool all)
 	return !sigprocmask(SIG_BLOCK, &s->signals, NULL);
 }
 
+/* Whoever asks for this has a machine that may hang without: all or nothing. */
+static bool lock_memory(void)
+{
+	const char *what;
+	int err = os_lock_memory(&what);
+
+	if (err)
+		log_msg(LOG_ERR, "lockmemory = true: the kernel refuses it (%s: %s); it needs Linux 5.6 and to be root with CAP_SYS_RESOURCE (under systemd: CapabilityBoundingSet=CAP_SYS_RESOURCE), or take the line out",
+			what, strerror(err));
+	return !err;
+}
+
 static bool set_up(struct server *s)
 {
 	char why[WHY];
@@ -316,6 +328,9 @@ static bool set_up(struct server *s)
 		s->config_path = realpath(s->args.config, NULL);
 	if (s->args.config && !become_folders(&s->config, why, sizeof(why)))
 		return complain(why);
+	/* While we may, and before there are images and threads. */
+	if (s->config.lock_memory && !lock_memory())
+		return false;
 	/* All exports have the same, and take it from here. */
 	if (s->config.exports && s->config.exports->pins) {
 		struct nbd_identity server;

@@ -16,11 +16,17 @@
 #include <stdio.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/sendfile.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
+
+/* Since Linux 5.6. */
+#ifndef PR_SET_IO_FLUSHER
+#define PR_SET_IO_FLUSHER	57
+#endif
 
 ssize_t os_pread_now(int fd, void *buf, size_t len, uint64_t off)
 {
@@ -213,6 +219,32 @@ void os_allow_realtime(bool on)
 		r.rlim_cur = 1;
 	/* Where it does not work, os_realtime() will say so. */
 	(void)setrlimit(RLIMIT_RTPRIO, &r);
+}
+
+/*
+ * Later mappings on fault only: a stack is much larger than what is used of it.
+ * Everything but MCL_CURRENT goes by RLIMIT_MEMLOCK, even years from now, when we
+ * may have become somebody who cannot raise it.
+ */
+int os_lock_memory(const char **what)
+{
+	const struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
+
+	*what = "PR_SET_IO_FLUSHER";
+	if (prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0))
+		return errno;
+	*what = "RLIMIT_MEMLOCK";
+	if (setrlimit(RLIMIT_MEMLOCK, &all))
+		return errno;
+	*what = "mlockall";
+	if (mlockall(MCL_CURRENT) || mlockall(MCL_FUTURE | MCL_ONFAULT))
+		return errno;
+	return 0;
+}
+
+void os_unlock_memory(void *map, size_t len)
+{
+	(void)munlock(map, len);
 }
 
 static void set(int sock, int level, int name, int value)

@@ -69,6 +69,17 @@ int os_realtime(pthread_t thread, bool on);
 /* May threads of this process become so, whoever we are? Best effort. */
 void os_allow_realtime(bool on);
 
+/*
+ * Keep in memory what this process has now, whole, and of what it gets later
+ * whatever it has touched; and let the threads it starts from here on get memory
+ * without waiting for dirty pages to be written, which may be theirs to write.
+ * 0 or an errno, @what then says what was refused.
+ */
+int os_lock_memory(const char **what);
+
+/* A mapping that is only asked about takes no part in that. */
+void os_unlock_memory(void *map, size_t len);
+
 /* Notice a dead peer within @seconds; answer small messages at once. */
 void os_tune_socket(int sock, int seconds);
 

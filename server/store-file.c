@@ -629,6 +629,9 @@ struct store *store_file_open(const char *path, bool read_only, uint64_t size,
 		      MAP_SHARED | MAP_NORESERVE, f->fd, 0);
 	if (f->map == MAP_FAILED)
 		f->map = NULL;
+	/* "lockmemory": of it nothing is touched, but all of it would count. */
+	if (f->map)
+		os_unlock_memory(f->map, f->store.size);
 	f->map_len = f->store.size;
 	return &f->store;
 fail:

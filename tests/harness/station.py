@@ -178,7 +178,8 @@ class Station:
         raise StationError(f"QEMU does not start: {self._qemu_said()}")
 
     def _qemu_said(self):
-        return (self.dir / "qemu.log").read_text(errors="replace").strip()
+        log = self.dir / "qemu.log"     # until close()
+        return log.read_text(errors="replace").strip() if log.exists() else ""
 
     def running(self):
         return self.process is not None and self.process.poll() is None
