@@ -182,6 +182,12 @@ int os_device_discard(int fd, uint64_t off, uint64_t len)
 	return -ENOTTY;
 }
 
+void os_unlock_memory(void *map, size_t len)
+{
+	(void)map;
+	(void)len;
+}
+
 bool os_resident(const void *map, uint64_t off, size_t len)
 {
 	(void)map;
