@@ -4,8 +4,6 @@ sysfs, modinfo."""
 import re
 import subprocess
 
-import pytest
-
 from conftest import at
 from faultserver import FaultServer
 from harness import wire
