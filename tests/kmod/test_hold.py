@@ -10,7 +10,7 @@ from conftest import at
 from faultserver import FaultServer
 from harness.patience import granted
 from test_replies import trace
-from test_takeover import FLUSH, OURS, Stall, write_unflushed
+from test_takeover import FLUSH, OURS, Stall
 from test_timing import other_address
 
 
