@@ -86,8 +86,7 @@ check: check-deps
 	@$(MAKE) check-unit
 	@$(MAKE) check-build test-images root
 	@echo "  PYTEST  two suites side by side; each prints when it is done"
-	@$(MAKE) -j2 -Otarget check-server check-client check-server-threads
-	@$(MAKE) -j2 -Otarget check-boot check-kmod
+	@$(MAKE) -j2 -Otarget check-kmod check-boot check-server check-server-threads check-client
 	@echo "make check: everything passed"
 
 check-deps:

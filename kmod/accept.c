@@ -222,9 +222,9 @@ bool nb_fenced(const struct nb_device *dev)
 }
 
 /*
- * The device goes on with the server that was accepted, and is not held back any
- * more: remember it. One that does not tell who it is leaves in place what is known of the last one
- * that did: its cache may still be lost.
+ * The device goes on with the server that was accepted, and is not held back
+ * any more: remember it. One that does not tell who it is leaves in place what
+ * is known of the last one that did: its cache may still be lost.
  */
 void nb_adopt(struct nb_device *dev)
 {

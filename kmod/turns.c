@@ -102,8 +102,9 @@ static bool nb_served(const struct nb_device *dev, int err)
 /*
  * The connections to the server in use are lost for the reason @err: whose
  * turn is it now? Its own first, because it may be back; unless it is silent,
- * shuts down, or keeps dropping us. Another one that was of no use the last time is not
- * tried before the one in use has had its chance, for that may cost seconds.
+ * shuts down, or keeps dropping us. Another one that was of no use the last time
+ * is not tried before the one in use has had its chance, for that may cost
+ * seconds.
  */
 void nb_turns_begin(struct nb_device *dev, int err)
 {
