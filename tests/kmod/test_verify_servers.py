@@ -90,6 +90,25 @@ def test_a_hundred_kills_of_one_server(rig, tmp_path):
         rig.detach()
 
 
+def test_four_connections_to_our_server(rig_kernel, verify_image, tmp_path):
+    """A flush on one of four covers what the others wrote, and when all die each
+    request goes out again on whichever connection its queue has then."""
+    with Rig(rig_kernel, initramfs=verify_image, root=None, mem=1024, smp=4, append="quiet") as rig, \
+            Server(disk(tmp_path / "disk"), wrap=DIE_WITH_PARENT) as server:
+        rig.boot()
+        rig.attach(server, more="conns=4")
+        four = "[ $(cat /sys/block/nb0/nb/connections) = 4 ]"
+        rig.until(four)
+        start_fio(rig)
+        for i in range(10):
+            server.kill9()
+            server.start()
+            written_again(rig, i + 1)
+            rig.until(four)
+        fio_is_content(rig)
+        rig.detach()
+
+
 def test_two_servers_of_one_image(rig, tmp_path):
     """Each of two servers, where neither locks the image, takes over from the other
     one, which was killed, and is started again only then."""
