@@ -66,11 +66,7 @@ struct file {
 	struct hole *holes;	/* the long ones of a read-only file, in order */
 	size_t n_holes;
 	atomic_bool sync_lost;
-	/* Syncs of flushes: one runs, whoever comes meanwhile shares the next. */
-	pthread_mutex_t sync_lock;
-	pthread_cond_t synced;
-	bool syncing;
-	uint64_t begun, done;
+	pthread_mutex_t sync_lock;	/* a sync, and the mark that it failed */
 	atomic_bool no_punch, no_zero_range, no_discard;
 	char path[];
 };
@@ -91,7 +87,6 @@ static void file_close(struct store *s)
 	if (f->fd >= 0)
 		close(f->fd);	/* and the lock with it */
 	pthread_mutex_destroy(&f->sync_lock);
-	pthread_cond_destroy(&f->synced);
 	free(f->holes);
 	free(f);
 }
@@ -179,35 +174,22 @@ static void sync_failed(struct file *f, int err)
 	loss_note(f->fd, f->path);
 }
 
+/* job.c brings flushes together; a second one at a time is a reload's, or an end's. */
 static int file_flush(struct store *s)
 {
 	struct file *f = file_of(s);
-	uint64_t mine;
 	int err = 0;
 
+	/* The kernel says it once: nobody's sync comes before it is marked. */
 	pthread_mutex_lock(&f->sync_lock);
-	/* The one that runs may have begun before what this is to cover. */
-	mine = f->begun + 1;
-	while (f->done < mine && !atomic_load(&f->sync_lost)) {
-		if (f->syncing) {
-			pthread_cond_wait(&f->synced, &f->sync_lock);
-			continue;
-		}
-		f->syncing = true;
-		f->begun++;
-		pthread_mutex_unlock(&f->sync_lock);
+	if (!atomic_load(&f->sync_lost)) {
 		while (fdatasync(f->fd) < 0 && (err = errno) == EINTR)
 			err = 0;
-		/* The kernel says it once: nobody's sync follows before this. */
 		if (err)
 			sync_failed(f, err);
-		pthread_mutex_lock(&f->sync_lock);
-		f->syncing = false;
-		f->done = f->begun;
-		pthread_cond_broadcast(&f->synced);
 	}
 	pthread_mutex_unlock(&f->sync_lock);
-	/* What another one's sync was told meanwhile, this one was not. */
+	/* What a durable write was told meanwhile, this one was not. */
 	return err ? -err : atomic_load(&f->sync_lost) ? -EIO : 0;
 }
 
@@ -592,7 +574,6 @@ struct store *store_file_open(const char *path, bool read_only, uint64_t size,
 	}
 	f->store.ops = &file_ops;
 	pthread_mutex_init(&f->sync_lock, NULL);
-	pthread_cond_init(&f->synced, NULL);
 	strcpy(f->path, path);
 	/* O_NONBLOCK: a FIFO must not hang us before we can refuse it. */
 	f->fd = f->durable_fd = -1;
