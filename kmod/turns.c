@@ -33,6 +33,7 @@
 
 #define NB_BACKOFF_MAX	10000U	/* ms, both */
 #define NB_SOON		500U
+#define NB_SPARE	750U	/* more than NB_SOON and what an attempt takes */
 
 /* It is everybody's turn, as if nothing had ever gone wrong. */
 void nb_turns_reset(struct nb_device *dev)
@@ -110,15 +111,18 @@ void nb_turns_begin(struct nb_device *dev, int err)
 {
 	bool stable = time_after(jiffies, dev->live_at + NB_STABLE);
 	bool served = nb_served(dev, err);
+	unsigned long now = jiffies;
+	unsigned long spare = now + msecs_to_jiffies(NB_SPARE);
 	unsigned int i;
 
 	for (i = 0; i < dev->cfg.nr_servers; i++) {
 		struct nb_turn *turn = &dev->turns[i];
 
 		if (i == dev->server ? stable : !turn->failures)
-			turn->at = jiffies;
-		else if (i != dev->server && stable)
-			turn->at = jiffies + msecs_to_jiffies(NB_SOON);
+			turn->at = now;
+		else if (i != dev->server &&
+			 (stable || time_before(turn->at, spare)))
+			turn->at = spare;
 	}
 	if (stable || served)
 		dev->turns[dev->server].failures = 0;

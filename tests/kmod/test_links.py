@@ -94,3 +94,26 @@ def test_a_machine_that_resumes_tries_at_once(rig, server, the_wire):
         rig.run("exec 5<&-")
         return float(said[2]) - float(said[1])
     best_of("the resumption", try_once)
+
+
+def test_a_machine_that_only_froze_tries_at_once(rig, server, the_wire):
+    """No device slept, so no link comes up: the end of the sleep itself says so. (The
+    kernel's own test of the freezer, which thaws after 5 seconds.)"""
+    attach(rig, FIRST, more="timeout=2")
+    rig.run("echo freezer >/sys/power/pm_test")
+
+    def try_once():
+        the_wire.silence(FIRST)
+        leave_a_request(rig)
+        longest_backoff(rig)
+        rig.send("echo FRO''ZEN; echo mem >/sys/power/state; a=$(stall clock); "
+                 "until grep -qx live /sys/block/nb0/nb/state; do :; done; echo LI''VE $a $(stall clock) END\n")
+        rig.expect("FROZEN")
+        the_wire.unsilence()
+        said = rig.expect(r"LIVE (\S+) (\S+) END", 240)
+        rig.run("exec 5<&-")
+        return float(said[2]) - float(said[1])
+    try:
+        best_of("the thaw", try_once)
+    finally:
+        rig.run("echo none >/sys/power/pm_test")
