@@ -7,7 +7,8 @@
  * answered makes all of those durable that were answered before it was sent.
  * So we count the bytes in between. If the server's machine (its boot
  * identity) changes while there are any, they may be gone, and whoever relies
- * on the next flush must hear of it: that flush fails, once.
+ * on the next flush must hear of it: that flush fails, once. And with it each
+ * that was in flight at the time, as their submitters are not one and the same.
  *
  * The count is kept per queue, so that processors that write at the same time
  * do not fight over it.
@@ -34,7 +35,8 @@ bool nb_flush_begins(struct nb_device *dev, struct nb_cmd *cmd)
 {
 	unsigned int i;
 
-	if (unlikely(test_and_clear_bit(NB_CACHE_LOST, &dev->flags))) {
+	if (unlikely(test_and_clear_bit(NB_CACHE_LOST, &dev->flags) ||
+		     cmd->cache_losses != dev->cache_losses)) {
 		pr_err("%s: this flush fails: the server lost what it was to make durable\n",
 		       dev->name);
 		return false;
@@ -67,5 +69,6 @@ void nb_cache_lost(struct nb_device *dev)
 
 	for (i = 0; i < dev->nr_queues; i++)
 		atomic64_set(&dev->queues[i].unflushed, 0);
+	dev->cache_losses++;
 	set_bit(NB_CACHE_LOST, &dev->flags);
 }

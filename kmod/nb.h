@@ -138,6 +138,7 @@ struct nb_cmd {
 	u16 flags;			/* NBD_CMD_FLAG_* */
 	u64 cookie;			/* nb_queue.seq << 32 | slot */
 	u64 covers;			/* a flush: bytes it makes durable */
+	u32 cache_losses;		/* those of the device, at its first issue */
 	struct nbd_answer answer;	/* where, how much, what came of it */
 };
 
@@ -268,6 +269,7 @@ struct nb_device {
 	struct nbd_identity identity;	/* of the last server that told it: */
 					/* if @identified, the one in use */
 	bool identified;
+	u32 cache_losses;		/* see cache.c */
 	bool lost_identified;		/* these three: when we lost it */
 	struct nbd_identity lost_identity;
 	unsigned int lost_server;

@@ -92,8 +92,10 @@ static bool nb_start(struct nb_queue *queue, struct request *rq)
 	struct nb_cmd *cmd = blk_mq_rq_to_pdu(rq);
 	struct nb_device *dev = queue->dev;
 
-	if (!cmd->again)
+	if (!cmd->again) {
 		cmd->patience = 1;
+		cmd->cache_losses = dev->cache_losses;
+	}
 	cmd->again = false;
 	cmd->refused = false;
 	if (unlikely(test_bit(NB_FAIL_IO, &dev->flags)) ||
