@@ -43,8 +43,9 @@ void nb_cmd_put(struct nb_cmd *cmd, struct io_comp_batch *done)
 	if (unlikely(blk_should_fake_timeout(rq->q)))
 		return;
 	nb_account(rq, cmd);
-	if (!blk_mq_add_to_batch(rq, done, cmd->status != BLK_STS_OK,
-				 blk_mq_end_request_batch))
+	/* A batch ends well. Some kernels put an error into it, too. */
+	if (cmd->status != BLK_STS_OK ||
+	    !blk_mq_add_to_batch(rq, done, false, blk_mq_end_request_batch))
 		blk_mq_complete_request(rq);
 }
 
