@@ -204,21 +204,22 @@ int nb_accept(struct nb_device *dev, bool sibling, char *why)
  * Recovering, a connection is accepted. Is it certain that nothing of the lost
  * connections will reach the image any more? It is when the server that had
  * them has answered our session, which a server does when it has ended its
- * older ones; or when that server's machine has been started again since. One
- * machine may run several servers, so it must be the same of the attach line:
- * one known by two addresses cannot be told from two.
+ * older ones; or when it tells another boot, because its machine or, after a
+ * loss, the server itself was started again. One machine may run several
+ * servers, so it must be the same of the attach line: one known by two
+ * addresses cannot be told from two.
  */
 bool nb_fenced(const struct nb_device *dev)
 {
 	const struct nbd_identity *old = &dev->lost_identity;
 	const struct nbd_identity *new = &dev->nego->identity;
 
-	if (!dev->lost_identified || !dev->nego->identified)
+	if (!dev->lost_identified || !dev->nego->identified ||
+	    dev->server != dev->lost_server)
 		return false;
-	if (nb_same_boot(old, new))
-		return dev->server == dev->lost_server;
-	return nb_known(old->host) && !strcmp(old->host, new->host) &&
-	       nb_known(old->boot) && nb_known(new->boot);
+	return nb_same_boot(old, new) ||
+	       (nb_known(old->host) && !strcmp(old->host, new->host) &&
+		nb_known(old->boot) && nb_known(new->boot));
 }
 
 /*

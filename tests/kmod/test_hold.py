@@ -97,13 +97,15 @@ def test_a_takeover_is_traced_when_it_was_one(rig, server, identity, fences):
     assert bool(re.search("nb_takeover: nb0 .*generation=2", said)) == fences
 
 
-def test_another_server_of_the_same_machine_has_fenced_nothing(rig, server):
-    """It has the same port, on another address, and so may be another process."""
+@pytest.mark.parametrize("boot", ["boot-1", "boot-1.again"])
+def test_another_server_of_the_same_machine_has_fenced_nothing(rig, server, boot):
+    """It has the same port, on another address, and so may be another process; and one
+    that was started again since a disk failed gives its boot another name."""
     address = other_address()
     if not address:
         pytest.skip("this machine has no second address")
     second = FaultServer(host=address)
-    second.port, second.identity, server.identity = server.port, OURS, OURS
+    second.port, second.identity, server.identity = server.port, f"{boot}/host-1/image-1", OURS
     with second:
         ok, answer = rig.ctl(f"attach dev=nb0 server={at(server)} server={address}:{second.port} timeout=2 hold=600")
         assert ok, answer
