@@ -515,15 +515,17 @@ bool nb_conn_deaf(const struct nb_conn *conn)
 		READ_ONCE(icsk->icsk_probes_out) >= 3);
 }
 
-/* When the last of the peer came, data or an acknowledgment: jiffies. */
-unsigned long nb_conn_heard(const struct nb_conn *conn)
+/* Note when the last of the peer came, data or an acknowledgment. */
+void nb_conn_heard(const struct nb_conn *conn)
 {
 	const struct sock *sk = conn->sock->sk;
 	u32 acked = READ_ONCE(tcp_sk(sk)->rcv_tstamp);
 	u32 came = READ_ONCE(inet_csk(sk)->icsk_ack.lrcvtime);
 	unsigned long now = jiffies;	/* not before those */
+	unsigned long heard = now - min((u32)now - acked, (u32)now - came);
 
-	return now - min((u32)now - acked, (u32)now - came);
+	if (time_after(heard, conn->dev->heard_at))
+		conn->dev->heard_at = heard;
 }
 
 /* Is there something that the peer has still to acknowledge? */

@@ -357,7 +357,7 @@ bool nb_conn_over(const struct nb_conn *conn);
 void nb_conn_silence(struct nb_conn *conn);
 void nb_conn_stop(struct nb_conn *conn, bool goodbye);
 bool nb_conn_deaf(const struct nb_conn *conn);
-unsigned long nb_conn_heard(const struct nb_conn *conn);
+void nb_conn_heard(const struct nb_conn *conn);
 bool nb_conn_dead(struct nb_conn *conn);
 bool nb_conn_waits(const struct nb_conn *conn);
 /*

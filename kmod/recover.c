@@ -237,10 +237,7 @@ static struct nb_conn *nb_stop_lost(struct nb_device *dev, bool all)
 		struct nb_conn *conn = &dev->conns[i];
 
 		if (conn->live && (nb_conn_dead(conn) || all)) {
-			unsigned long heard = nb_conn_heard(conn);
-
-			if (time_after(heard, dev->heard_at))
-				dev->heard_at = heard;
+			nb_conn_heard(conn);
 			nb_conn_stop(conn, false);
 			trace_nb_lost(conn);
 			conn->losses++;
@@ -615,6 +612,8 @@ void nb_watch(struct nb_device *dev)
 
 		if (!conn->live)
 			continue;
+		/* Now and then, lest it be half a turn of jiffies ago. */
+		nb_conn_heard(conn);
 		if (nb_conn_deaf(conn))
 			nb_conn_lost(conn, -ETIMEDOUT, NULL);
 		else if (READ_ONCE(conn->tx_busy))
