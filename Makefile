@@ -24,7 +24,7 @@ quiet := $(if $(filter 1,$(V)),,-s)
 each = for dir in $(1); do $(MAKE) -C $$dir $(2) || exit; done
 
 .PHONY: all kmod kmod-tree client server initramfs root demo demo-deps demo-server-restart check check-deps \
-	bench bench-client bench-driver bench-server check-unit check-server check-server-threads check-client check-boot check-kmod check-long check-debug check-build lint sparse \
+	bench bench-client bench-driver bench-server check-unit check-fuzz check-server check-server-threads check-client check-boot check-kmod check-long check-debug check-build lint sparse \
 	test-images install clean distclean help deps
 # Asked for by name, so that "make -j2" may build the parts side by side.
 all: client server initramfs
@@ -85,9 +85,9 @@ demo-server-restart:
 check: check-deps
 	@$(MAKE) check-unit
 	@$(MAKE) check-build test-images root
-	@echo "  PYTEST  two suites side by side; each prints when it is done"
-	@$(MAKE) -j2 -Otarget check-server check-client check-server-threads
-	@$(MAKE) -j2 -Otarget check-boot check-kmod
+	@echo "  PYTEST  two suites side by side, and a fuzzer in the time they leave; each prints when it is done"
+	@$(MAKE) -j3 -Otarget check-fuzz check-server check-client \
+		check-server-threads check-kmod check-boot
 	@echo "make check: everything passed"
 
 check-deps:
@@ -102,7 +102,11 @@ check-build: check-deps
 
 check-unit: check-deps lint sparse
 	+@$(call each,tests/unit tests/unit/server,check WERROR=1 SAN=1)
-	@$(MAKE) -C tests/fuzz check -j2 WERROR=1 FUZZ_SECONDS=$(FUZZ_SECONDS)
+
+# The suites wait most of the time. One by one, after everything else.
+check-fuzz: check-deps
+	@nice -n 19 $(MAKE) -C tests/fuzz check WERROR=1 ONE_BY_ONE=1 \
+		FUZZ_SECONDS=$(FUZZ_SECONDS)
 
 check-server: check-build
 	@$(PYTEST) $(PYTEST_ARGS) tests/server
@@ -211,7 +215,7 @@ help:
 	@echo "make                 driver, client, server and initramfs for one kernel"
 	@echo "make demo            a station that boots by PXE, its console on your terminal"
 	@echo "                     ROOT=debian: a Debian instead of the small BusyBox root"
-	@echo "make check           every test: check-unit, -server, -client, -boot, -kmod"
+	@echo "make check           every test: check-unit, -fuzz, -server, -client, -boot, -kmod"
 	@echo "make check-long      the slower suites, among them"
 	@echo "make check-debug     the driver's suite on a debug kernel of our own"
 	@echo "make bench           what a request costs, beside in-tree nbd and nvme-tcp; bench-client: an attach"

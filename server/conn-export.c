@@ -66,7 +66,7 @@ static void find_visible(struct conn *c)
 			c->visible[i++] = e;
 }
 
-void conn_open(struct conn *c)
+bool conn_open(struct conn *c)
 {
 	const struct export_client who = client(c);
 
@@ -77,6 +77,7 @@ void conn_open(struct conn *c)
 	else
 		c->store = export_open(c->export, &who, &c->info, &c->opened,
 				       &c->open_error, c->open_text);
+	return c->asking || c->store || c->open_error != EXPORT_AGAIN;
 }
 
 void conn_identify(struct conn *c, struct export *e)

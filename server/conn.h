@@ -192,8 +192,8 @@ const char *conn_name(const struct conn *c, char *buf, size_t size);
 
 /* What a negotiation asks; its context is the connection. */
 extern const struct nego_ops conn_nego_ops;
-/* A worker: open or close the connection's export. */
-void conn_open(struct conn *c);
+/* A worker: open or close the connection's export. False: EXPORT_AGAIN. */
+bool conn_open(struct conn *c);
 void conn_identify(struct conn *c, struct export *e);
 void conn_close(struct conn *c);
 /* It is no longer one of the clients its export may have. */

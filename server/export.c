@@ -603,7 +603,7 @@ static bool run_program(const struct export *e, const struct export_client *who,
 	char address[NBD_SESSION_WORD];
 
 	station_address(who->peer, address);
-	return run_command(program, path, e->info.name, address);
+	return !program || run_command(program, path, e->info.name, address);
 }
 
 struct store *export_open(struct export *e, const struct export_client *who,
@@ -618,9 +618,13 @@ struct store *export_open(struct export *e, const struct export_client *who,
 
 	if (!i)
 		return NULL;
+	if (x.kind != OVERLAY_NONE && !station_overlay_settled(&x, station)) {
+		image_put(i);
+		*error = EXPORT_AGAIN;
+		return NULL;
+	}
 	strcpy(got->image, i->id);
-	if (e->settings->prerun &&
-	    !run_program(e, who, e->settings->prerun, i->path)) {
+	if (!run_program(e, who, e->settings->prerun, i->path)) {
 		snprintf(text, NEGO_TEXT, "the server's prerun program refuses it");
 		image_put(i);
 		return NULL;
@@ -629,15 +633,12 @@ struct store *export_open(struct export *e, const struct export_client *who,
 	if (x.kind != OVERLAY_NONE) {
 		s = station_overlay_open(&x, &c, station, i, text, NEGO_TEXT);
 		if (!s)
-			log_peer(LOG_ERR, "export \"%s\", station %s: %s",
-				 x.name, station, text);
+			log_peer(LOG_ERR, "export \"%s\", station %s: %s", x.name, station, text);
 		/* The overlay holds it. */
 		image_put(i);
 	}
 	if (!s) {
-		if (e->settings->postrun)
-			run_program(e, who, e->settings->postrun,
-				    e->settings->path);
+		run_program(e, who, e->settings->postrun, e->settings->path);
 		return NULL;
 	}
 	strcpy(got->boot, who->session ? who->session->boot : "-");
@@ -658,8 +659,7 @@ void export_close(struct export *e, const struct export_client *who,
 		station_overlay_close(s, done);
 	else
 		image_put(image_of(s));
-	if (e->settings->postrun)
-		run_program(e, who, e->settings->postrun, e->settings->path);
+	run_program(e, who, e->settings->postrun, e->settings->path);
 }
 
 bool export_identity(struct export *e, const struct export_client *who,

@@ -163,11 +163,14 @@ struct export_opened {
 	char image[NBD_SESSION_WORD];
 };
 
+#define EXPORT_AGAIN	0U	/* no error: call it once more, later */
+
 /*
  * The store that this client reads and writes: the export's own, or one of the
  * station's. @info is a copy of the export's, to be changed where something
  * else holds for this client. May block: a worker calls it. NULL: *@error is an
- * NBD_REP_ERR_* and @text (NEGO_TEXT bytes) a sentence for the client. Give it
+ * NBD_REP_ERR_* and @text (NEGO_TEXT bytes) a sentence for the client, or
+ * EXPORT_AGAIN: others are not to wait for what this one waits for. Give it
  * back with export_close(), which may block too; @done: the client said that
  * it was done with it.
  */

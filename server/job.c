@@ -247,7 +247,8 @@ bool job_run(struct job *j, void (*done)(struct job *), void (*now)(void))
 	}
 	switch (j->type) {
 	case JOB_OPEN:
-		conn_open(j->conn);
+		if (!conn_open(j->conn))
+			return true;
 		break;
 	case JOB_IDENTIFY:
 		conn_identify(j->conn, j->export);

@@ -121,7 +121,8 @@ bool job_is_long(const struct job *j);
  * @done for it, and maybe for others that it did the work of; for a flush that
  * somebody else is about to do, returns at once without. Calls @now before it
  * goes on with something that those who are done need not wait for. True: that
- * was a span of a long one, which wants to be run again when others had a turn.
+ * was a span of a long one, or an open that has to wait, and wants to be run again
+ * when others had a turn.
  */
 bool job_run(struct job *j, void (*done)(struct job *), void (*now)(void));
 

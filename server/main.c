@@ -13,6 +13,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -376,6 +377,7 @@ static void what_waits(const struct server *s, const struct config *new,
 		{ "metricsport", c->metrics_port, new->metrics_port, false },
 		{ "max_threads", NULL, NULL, c->workers != new->workers },
 		{ "realtime", NULL, NULL, c->realtime != new->realtime },
+		{ "lockmemory", NULL, NULL, c->lock_memory != new->lock_memory },
 	};
 	size_t i, n = 0;
 
@@ -405,6 +407,13 @@ static bool reload_now(struct server *s, char *why, size_t why_size)
 	}
 	if (!config_load(&new, s->config_path, why, why_size) ||
 	    !become_folders(&new, why, why_size)) {
+		config_free(&new);
+		return false;
+	}
+	/* Stations that run have their overlays, pins and losses there. */
+	if (strcmp(s->config.state_dir, new.state_dir)) {
+		snprintf(why, why_size, "statedir is %s now, and was %s: that takes a restart, before which nothing else of the file is heeded",
+			 new.state_dir, s->config.state_dir);
 		config_free(&new);
 		return false;
 	}
@@ -438,10 +447,69 @@ static bool reload(void *ctx, char *why, size_t why_size)
 	return ok;
 }
 
-static void wait_for_end(struct server *s)
+/*
+ * A disk may keep a reload waiting for as long as it likes: SIGTERM is heard
+ * all the same. One at a time, and once more if it was asked for meanwhile.
+ */
+static struct {
+	pthread_mutex_t lock;
+	bool busy, again;
+} hangup = { .lock = PTHREAD_MUTEX_INITIALIZER };
+
+static void *reload_by_signal(void *ctx)
 {
 	char why[WHY];
-	bool ok;
+	bool ok, more;
+
+	do {
+		ok = reload(ctx, why, sizeof(why));
+		log_msg(ok ? LOG_NOTICE : LOG_ERR, "SIGHUP: %s%s",
+			ok ? "read again: " : "nothing is changed: ", why);
+		pthread_mutex_lock(&hangup.lock);
+		more = hangup.busy = hangup.again;
+		hangup.again = false;
+		pthread_mutex_unlock(&hangup.lock);
+	} while (more);
+	return NULL;
+}
+
+static void heed_hangup(struct server *s)
+{
+	pthread_t thread;
+	bool begin;
+
+	pthread_mutex_lock(&hangup.lock);
+	begin = !hangup.busy;
+	hangup.again = !begin;
+	hangup.busy = true;
+	pthread_mutex_unlock(&hangup.lock);
+	if (!begin)
+		return;
+	if (pthread_create(&thread, NULL, reload_by_signal, s))
+		reload_by_signal(s);
+	else
+		pthread_detach(thread);
+}
+
+/* No reload by signal is under way, after a while at most. */
+static bool no_hangup(void)
+{
+	bool busy;
+	int wait;
+
+	for (wait = 0; ; wait++) {
+		pthread_mutex_lock(&hangup.lock);
+		hangup.again = false;
+		busy = hangup.busy;
+		pthread_mutex_unlock(&hangup.lock);
+		if (!busy || wait == 300)
+			return !busy;
+		usleep(10000);
+	}
+}
+
+static void wait_for_end(struct server *s)
+{
 	int sig;
 
 	for (;;) {
@@ -454,9 +522,7 @@ static void wait_for_end(struct server *s)
 		}
 		if (sig != SIGHUP)
 			break;
-		ok = reload(s, why, sizeof(why));
-		log_msg(ok ? LOG_NOTICE : LOG_ERR, "SIGHUP: %s%s",
-			ok ? "read again: " : "nothing is changed: ", why);
+		heed_hangup(s);
 	}
 	log_msg(LOG_NOTICE, "%s: stopping", strsignal(sig));
 }
@@ -507,7 +573,7 @@ static int serve(struct server *s)
 		.single_ended = end_myself,
 	};
 	unsigned int i;
-	bool ok;
+	bool ok, alone;
 
 	if (!engine_start(&settings) || !control_start())
 		leave_as_it_is(s, 1);
@@ -518,11 +584,12 @@ static int serve(struct server *s)
 		leave_as_it_is(s, 1);
 	wait_for_end(s);
 	heed_impatience();
+	alone = no_hangup();
 	(void)control_stop();
 	engine_stop();
 	ok = exports_sync(&s->exports);
 	log_msg(LOG_NOTICE, "stopped");
-	if (!control_stop())
+	if (!control_stop() || !alone)
 		leave_as_it_is(s, ok ? 0 : 1);
 	return ok ? 0 : 1;
 }

@@ -313,7 +313,7 @@ static struct job *run(struct job *j)
 	finished_end = &finished;
 	for (; j; j = next) {
 		next = j->next;
-		/* Only of a long one, which is alone. */
+		/* Only of a long one, or an open, which are alone. */
 		if (job_run(j, finish, hand_over))
 			again = j;
 	}

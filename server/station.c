@@ -23,6 +23,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "access.h"
@@ -49,6 +50,9 @@ struct open_overlay {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t changed = PTHREAD_COND_INITIALIZER;
 static struct open_overlay *overlays;
+
+/* How long a worker may wait for one. */
+#define SETTLE_NS	50000000
 
 /* -- names ------------------------------------------------------------------ */
 
@@ -500,6 +504,29 @@ static struct open_overlay *find_overlay(const char *path)
 	for (o = overlays; o && strcmp(o->path, path); o = o->next)
 		;
 	return o;
+}
+
+bool station_overlay_settled(const struct station_export *x, const char *station)
+{
+	char *path = station_path(x->dir, x->name, station, STATION_OVERLAY);
+	struct open_overlay *o;
+	struct timespec end;
+	bool busy;
+
+	if (!path)
+		return true;
+	clock_gettime(CLOCK_REALTIME, &end);
+	end.tv_nsec += SETTLE_NS;
+	end.tv_sec += end.tv_nsec / 1000000000;
+	end.tv_nsec %= 1000000000;
+	pthread_mutex_lock(&lock);
+	do {
+		o = find_overlay(path);
+		busy = o && o->busy;
+	} while (busy && !pthread_cond_timedwait(&changed, &lock, &end));
+	pthread_mutex_unlock(&lock);
+	free(path);
+	return !busy;
 }
 
 static void remove_overlay(struct open_overlay *o)

@@ -65,6 +65,12 @@ void station_boot_word(const struct station_export *x,
 		       const struct image *i, char boot[NBD_SESSION_WORD]);
 
 /*
+ * False: the station's overlay is being opened or closed by somebody else, and
+ * was so all the while that this call waited, which is a moment.
+ */
+bool station_overlay_settled(const struct station_export *x, const char *station);
+
+/*
  * The station's overlay over @base, made or emptied as the kind asks; the same
  * store for all connections of a station. Holds @base itself. NULL with @why.
  * May block.

@@ -79,3 +79,7 @@ class SlowDisk:
 
     def open(self):
         self.way.touch()
+
+    def shut(self):
+        self.way.unlink()
+        self.mark.unlink(missing_ok=True)

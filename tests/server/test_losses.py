@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: GPL-2.0
 """A disk that loses what was written, and who is told of it."""
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import pytest
 from harness import wire
 from harness.patience import until
 from harness.server import ServerError
+from preload import preload
 from raw import Raw
 from session import Station
 
@@ -19,13 +19,8 @@ class Disk:
     """Syncs of a server that runs on it (see faulty.c)."""
 
     def __init__(self, folder):
-        library = folder / "faulty.so"
-        subprocess.run(["cc", "-shared", "-fPIC", "-O1", "-o", library, Path(__file__).with_name("faulty.c")], check=True)
         self.log, self.trap = folder / "faulty.log", folder / "faulty.fail"
-        self.env = {
-            "LD_PRELOAD": str(library), "FAULTY": str(folder / "faulty"),
-            "ASAN_OPTIONS": "detect_leaks=1:abort_on_error=0:exitcode=99:verify_asan_link_order=0",
-        }
+        self.env = {**preload(folder, Path(__file__).with_name("faulty.c").read_text()), "FAULTY": str(folder / "faulty")}
 
     def syncs(self, name=""):
         """How many there were, of files that are called so."""

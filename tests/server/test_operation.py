@@ -68,6 +68,21 @@ def test_reload_of_something_wrong(lab, image, text, says):
         Station(server, "b", boot=None)
 
 
+def test_reload_with_another_statedir(lab, image, tmp_path):
+    """Stations run from what is in the one that there was."""
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\n")
+    with Station(server, "lab", "pc1", "b") as c:
+        assert c.write(0, b"w" * 100) == 0
+        whole = server.config_path.read_text()
+        server.config_path.write_text(whole.replace(f"{tmp_path}/state", f"{tmp_path}/elsewhere"))
+        answer = subprocess.run([binary(), "reload", server.sock], stdout=subprocess.PIPE, text=True, timeout=granted(20))
+        assert answer.returncode == 1 and f"statedir is {tmp_path}/elsewhere now, and was " in answer.stdout
+        c.disconnect()
+    with Station(server, "lab", "pc1", "b") as c:
+        assert c.read(0, 100) == b"w" * 100
+        c.disconnect()
+
+
 def test_reload_says_what_waits_for_a_restart(lab, image, tmp_path):
     server = lab(f"[lab]\nexportname = {image}\nreadonly = true\n")
     whole = server.config_path.read_text()
@@ -112,7 +127,8 @@ def test_reload_of_a_file_that_nobody_uses(lab, image, keys, name):
             c.disconnect()
 
 
-def test_stop_during_a_reload(make_server, image, tmp_path, slow_disk):
+@pytest.mark.parametrize("asked_by", ["socket", "signal"])
+def test_stop_during_a_reload(make_server, image, tmp_path, slow_disk, asked_by):
     """One that a disk keeps waiting holds up the end for some seconds only, and does
     not go on over what is freed."""
     generic = (f"[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\nstatedir = {tmp_path}/state\n"
@@ -124,12 +140,17 @@ def test_stop_during_a_reload(make_server, image, tmp_path, slow_disk):
     slow.write_bytes(b"s" * MIB)
     with open(server.config_path, "a") as f:
         f.write(section.format("slow", slow))
-    reload = subprocess.Popen([binary(), "reload", f"--socket={tmp_path}/sock"], stderr=subprocess.PIPE, text=True)
+    if asked_by == "signal":
+        server.process.send_signal(signal.SIGHUP)
+    else:
+        reload = subprocess.Popen([binary(), "reload", f"--socket={tmp_path}/sock"], stderr=subprocess.PIPE, text=True)
     slow_disk.reached()
     server.process.send_signal(signal.SIGTERM)
     assert server.process.wait(granted(30)) == 0, server.log()
     assert server.log().rstrip().endswith("stopped")
     assert not any((tmp_path / name).exists() for name in ("sock", "unix", "pid"))
+    if asked_by == "signal":
+        return
     said = reload.communicate(timeout=granted(20))[1]
     assert reload.returncode == 1 and "did not answer; it may be stopping" in said
 

@@ -268,6 +268,29 @@ def test_many_names_at_once(lab, tmp_path):
         c.reset()
 
 
+def test_who_waits_for_an_overlay_is_in_nobodys_way(make_server, image, tmp_path, slow_disk):
+    """It is being closed, which takes the disk its time: its station comes back, again
+    and again, and others are served at once."""
+    slow_disk.open()
+    server = make_server(config="[generic]\nport = {port}\nlistenaddr = 127.0.0.1\n"
+                         f"statedir = {tmp_path}/state\n[lab]\nexportname = {image}\noverlay = keep\n"
+                         f"[plain]\nexportname = {image}\nreadonly = true\n", env=slow_disk.env)
+    with Station(server, "lab/pc", boot=None) as c:
+        assert c.write(0, b"w" * BLOCK) == 0
+        slow_disk.shut()
+        c.reset()
+    slow_disk.reached()
+    again = [Raw(server).hello().send(option(wire.NBD_OPT_GO, go_data(b"lab/pc"))) for _ in range(20)]
+    for _ in range(5):
+        with Station(server, "plain", boot=None) as c:
+            c.disconnect()
+    slow_disk.open()
+    for c in again:
+        assert c.option_replies(wire.NBD_OPT_GO)[-1][0] == wire.NBD_REP_ACK
+        assert c.read(0, BLOCK) == b"w" * BLOCK
+        c.close()
+
+
 def test_limit_counts_what_was_there_before(lab):
     server = lab("overlay = keep\noverlay_max = 1m\n")
     with Station(server, "lab/a") as c:

@@ -62,10 +62,11 @@ struct loop *conn_loop(const struct conn *c)
 	return c->loop;
 }
 
-void conn_open(struct conn *c)
+bool conn_open(struct conn *c)
 {
 	(void)c;
 	hold(JOB_OPEN);
+	return true;
 }
 
 void conn_identify(struct conn *c, struct export *e)
