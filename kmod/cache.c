@@ -8,13 +8,29 @@
  * So we count the bytes in between. If the server's machine (its boot
  * identity) changes while there are any, they may be gone, and whoever relies
  * on the next flush must hear of it: that flush fails, once. And with it each
- * that was in flight at the time, as their submitters are not one and the same.
+ * that was in flight at the time, as their submitters are not one and the same;
+ * and each that waited behind one of those, which we are not told of: the block
+ * layer sends one at a time of a queue, and the next as soon as that has ended.
  *
  * The count is kept per queue, so that processors that write at the same time
  * do not fight over it.
  */
 
 #include "nb.h"
+
+/* How soon that is. */
+#define NB_BEHIND	(HZ / 4)
+
+/* Did a flush fail just now, for what @dev lost? Context: queue_rq. */
+static bool nb_behind_a_failed(struct nb_device *dev)
+{
+	if (likely(!test_bit(NB_FLUSH_FAILED, &dev->flags)))
+		return false;
+	if (time_before(jiffies, READ_ONCE(dev->flush_failed_at) + NB_BEHIND))
+		return true;
+	clear_bit(NB_FLUSH_FAILED, &dev->flags);
+	return false;
+}
 
 /*
  * Put back what a flush was to cover: it did not succeed, or is to be sent
@@ -35,8 +51,14 @@ bool nb_flush_begins(struct nb_device *dev, struct nb_cmd *cmd)
 {
 	unsigned int i;
 
-	if (unlikely(test_and_clear_bit(NB_CACHE_LOST, &dev->flags) ||
-		     cmd->cache_losses != dev->cache_losses)) {
+	bool lost = test_and_clear_bit(NB_CACHE_LOST, &dev->flags) ||
+		    cmd->cache_losses != dev->cache_losses;
+
+	if (unlikely(lost)) {
+		WRITE_ONCE(dev->flush_failed_at, jiffies);
+		set_bit(NB_FLUSH_FAILED, &dev->flags);
+	}
+	if (unlikely(lost || nb_behind_a_failed(dev))) {
 		pr_err("%s: this flush fails: the server lost what it was to make durable\n",
 		       dev->name);
 		return false;

@@ -90,6 +90,7 @@ enum {
 	NB_ADDING,		/* attach reads the partitions: it must not wait */
 	NB_ADD_BROKEN,		/* the link was lost meanwhile */
 	NB_CACHE_LOST,		/* the next flush fails: see cache.c */
+	NB_FLUSH_FAILED,	/* one did for that, at flush_failed_at */
 	NB_RETRY_NOW,		/* every server's turn: see events.c */
 	NB_HOLD,		/* writes wait until hold_until, or a fence */
 	NB_LEAVING,		/* the machine goes down: say goodbye */
@@ -254,10 +255,11 @@ struct nb_device {
 	unsigned long flags;
 	unsigned int server;		/* index of the server in use or tried */
 	struct nb_turn turns[NB_MAX_SERVERS];
-	unsigned long live_at;		/* jiffies, all seven */
+	unsigned long live_at;		/* jiffies, all eight */
 	unsigned long lost_at;		/* when the last connection was */
 	unsigned long loss_at;		/* when any was */
 	unsigned long heard_at;		/* when anything came of the server */
+	unsigned long flush_failed_at;	/* see cache.c */
 	unsigned long told_at;		/* the log: see log.c */
 	unsigned long fill_at;		/* next try to make a missing connection */
 	unsigned int fill_fails;	/* in a row */

@@ -160,7 +160,7 @@ def test_a_crash_that_loses_writes_fails_the_next_flush(rig, server):
                      r"but not flushed", rig.dmesg())
     assert rig.run(FLUSH, check=False)[1]
     assert "this flush fails" in rig.dmesg()
-    rig.run(FLUSH)
+    rig.run(f"sleep 1; {FLUSH}")
     restart(rig, server, "boot-3/host-1/image-1")
     rig.run(FLUSH)
     assert len(re.findall("this flush fails", rig.dmesg())) == 1
