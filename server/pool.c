@@ -49,7 +49,7 @@ static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t work;
 	struct queue queue[QUEUES];
-	struct job *reads[MERGE_SLOTS];	/* queued or running, each another one */
+	struct job *reads[MERGE_SLOTS];	/* running, each another one */
 	unsigned int idle;
 	unsigned int max_busy;	/* workers that do not read */
 	unsigned int reserve;	/* workers that write though reads wait */
@@ -161,22 +161,40 @@ static struct job **read_slot(const struct job *j)
 	return &pool.reads[n % MERGE_SLOTS];
 }
 
-/* Is the same being read? Then @j waits for it; else others may wait for @j. */
+/*
+ * Is the same being read by a worker? Then @j waits for it. Not for one that is only
+ * queued: that one may have to wait for all that its own connection asked for before.
+ */
 static bool follows(struct job *j)
 {
-	struct job **slot = read_slot(j), *k = *slot;
+	struct job *k = *read_slot(j);
 
 	while (k && (k->origin != j->origin || k->offset != j->offset ||
 		     k->length != j->length))
 		k = k->same;
-	if (k) {
-		j->next = k->followers;
-		k->followers = j;
-		return true;
+	if (!k)
+		return false;
+	j->next = k->followers;
+	k->followers = j;
+	return true;
+}
+
+/* What to read next; others may wait for it. NULL: all wait for others. */
+static struct job *next_read(struct queue *q)
+{
+	while (q->turn) {
+		struct job *j = take_turn(q), **slot;
+
+		if (!j->origin)
+			return j;
+		if (follows(j))
+			continue;
+		slot = read_slot(j);
+		j->same = *slot;
+		*slot = j;
+		return j;
 	}
-	j->same = *slot;
-	*slot = j;
-	return false;
+	return NULL;
 }
 
 /* @j has been read: who waited for it reads it now, each for itself. */
@@ -246,7 +264,7 @@ static struct queue *next_queue(void)
 	return writer ? writer : &q[READ];
 }
 
-/* Under the lock: what to do next out of @q, a list. */
+/* Under the lock: what to do next out of @q, a list; NULL: nothing after all. */
 static struct job *next_jobs(struct queue *q)
 {
 	struct job *list = NULL, **end = &list;
@@ -254,7 +272,7 @@ static struct job *next_jobs(struct queue *q)
 	unsigned int n = 0;
 
 	if (q == &pool.queue[READ])
-		return take_turn(q);
+		return next_read(q);
 	if (q != &pool.queue[WRITE]) {
 		list = pop(&q->jobs);
 		list->next = NULL;
@@ -349,6 +367,8 @@ static void *worker(void *arg)
 			continue;
 		}
 		j = next_jobs(q);
+		if (!j)
+			continue;
 		q->running++;
 		pthread_mutex_unlock(&pool.lock);
 		j = run(j);

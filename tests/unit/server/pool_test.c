@@ -347,6 +347,29 @@ static void deep_reader(void **state)
 		wait_for(&done, "reads without an answer");
 }
 
+/* Nor if the same is the last of the many: who waits for that is the one. */
+static void same_as_a_deep_reader(void **state)
+{
+	int i;
+
+	(void)state;
+	atomic_store(&held, NBD_CMD_READ);
+	for (i = 0; i < WORKERS + 100; i++)
+		submit(NBD_CMD_READ, i, 1, 0);
+	submit(NBD_CMD_READ, MODEST, 1, 0);
+	for (i = 0; i < WORKERS; i++)
+		wait_for(&begun, "not every worker reads");
+	submit_of(&modest, NBD_CMD_READ, MODEST, 1, 0);
+	let_go(2);
+	for (i = 0; i < 2; i++)
+		wait_for(&begun, "no further read");
+	assert_true(atomic_load(&modest_one_read));
+	atomic_store(&held, -1);
+	let_go(1000);
+	for (i = 0; i < WORKERS + 102; i++)
+		wait_for(&done, "reads without an answer");
+}
+
 /* What writes and syncs has its turn though reads never end. */
 static void writes_beside_a_deep_reader(void **state)
 {
@@ -572,6 +595,8 @@ int main(void)
 						stop),
 		cmocka_unit_test_setup_teardown(long_ones, start, stop),
 		cmocka_unit_test_setup_teardown(deep_reader, start, stop),
+		cmocka_unit_test_setup_teardown(same_as_a_deep_reader, start,
+						stop),
 		cmocka_unit_test_setup_teardown(writes_beside_a_deep_reader,
 						start, stop),
 		cmocka_unit_test_setup_teardown(deep_writer, start, stop),
