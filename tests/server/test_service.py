@@ -162,6 +162,23 @@ def test_no_link_of_the_users_is_followed(service, published, name):
     shutil.rmtree(victim)
 
 
+@pytest.mark.parametrize("name", ["overlays", "pins"])
+def test_no_folder_the_user_has_renamed(service, published, name):
+    """Nor by a folder of root's in it that he has called what the server calls its own."""
+    secret = folder(service.state / "private", 0o700)
+    (secret / "key").write_text("root's")
+    os.chown(service.state, 65534, 65534)
+    secret = secret.rename(service.state / name)
+    lab = f"[lab]\nexportname = {published}\noverlay = keep\n"
+    check(service, lab, "user = nobody", status=1 if name == "overlays" else 0)
+    if name == "overlays":
+        with pytest.raises(ServerError, match="cannot be used by nobody"):
+            service.start(lab, "user = nobody")
+    else:
+        service.start(lab, "user = nobody").stop()
+    assert {path.stat().st_uid for path in (secret, secret / "key")} == {0}
+
+
 def check(service, sections, generic="", status=0):
     path = service.srv / "checked.conf"
     path.write_text(service.config(sections, generic).format(port=1))
