@@ -179,6 +179,18 @@ def test_no_folder_the_user_has_renamed(service, published, name):
     assert {path.stat().st_uid for path in (secret, secret / "key")} == {0}
 
 
+def test_no_transaction_log_where_the_user_may_not(service, published):
+    """The log is opened before root becomes the user; a link of his leads it nowhere."""
+    victim = service.srv / "made-by-root"
+    os.chown(service.state, 65534, 65534)
+    (service.state / "lab.log").symlink_to(victim)
+    lab = f"[lab]\nexportname = {published}\nreadonly = true\ntransactionlog = {service.state}/lab.log\n"
+    assert "is a link" in check(service, lab, "user = nobody", status=1)
+    with pytest.raises(ServerError, match="lab.log: is a link"):
+        service.start(lab, "user = nobody")
+    assert not victim.exists()
+
+
 def check(service, sections, generic="", status=0):
     path = service.srv / "checked.conf"
     path.write_text(service.config(sections, generic).format(port=1))
