@@ -191,6 +191,18 @@ def test_no_transaction_log_where_the_user_may_not(service, published):
     assert not victim.exists()
 
 
+def test_nothing_is_swept_by_root(service, published):
+    """What a link of the user's leads to, in a folder where each may write but take
+    away nothing of others."""
+    shared = folder(service.srv / "shared", 0o1777)
+    os.chown(service.state, 65534, 65534)
+    (shared / "others.lost").write_text("somebody else's")
+    (service.state / "pins").symlink_to(shared)
+    service.start(f"[lab]\nexportname = {published}\nreadonly = true\n", "user = nobody").stop()
+    assert (shared / "others.lost").exists()
+    shutil.rmtree(shared)
+
+
 def check(service, sections, generic="", status=0):
     path = service.srv / "checked.conf"
     path.write_text(service.config(sections, generic).format(port=1))
