@@ -13,6 +13,7 @@ import pytest
 from harness.patience import granted
 from harness.process import DIE_WITH_PARENT
 from harness.server import ServerError, binary
+from preload import preload
 from raw import MIB
 from session import Station
 
@@ -201,6 +202,40 @@ def test_nothing_is_swept_by_root(service, published):
     service.start(f"[lab]\nexportname = {published}\nreadonly = true\n", "user = nobody").stop()
     assert (shared / "others.lost").exists()
     shutil.rmtree(shared)
+
+
+# Of a socket that listens, the name becomes a link at once.
+TURNED = r"""
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+int listen(int fd, int n)
+{
+	struct sockaddr_un a = { 0 };
+	socklen_t len = sizeof(a);
+
+	if (!getsockname(fd, (struct sockaddr *)&a, &len) &&
+	    a.sun_family == AF_UNIX &&
+	    (unlink(a.sun_path) || symlink(getenv("TURNED"), a.sun_path)))
+		abort();
+	return (int)syscall(SYS_listen, fd, n);
+}
+"""
+
+
+def test_control_socket_that_became_a_link(service, published, tmp_path):
+    """In a folder of the user's, between the making of the socket and its giving."""
+    victim = service.srv / "victim"
+    victim.write_text("root's")
+    service.env.update(preload(tmp_path, TURNED), TURNED=str(victim))
+    server = service.start(f"[lab]\nexportname = {published}\nreadonly = true\n", "user = nobody")
+    server.wait_log("control.sock: cannot be given to the server's user")
+    server.stop()
+    assert victim.stat().st_uid == 0
 
 
 def check(service, sections, generic="", status=0):
