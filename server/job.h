@@ -25,7 +25,7 @@ struct big_request {
 	u64 offset;
 	u64 length;
 	u32 pending;		/* chunks not done yet */
-	int error;		/* WRITE: the first one, a negative errno */
+	int error;		/* one of a chunk, of a WRITE the first; a negative errno */
 	bool received;		/* its last chunk was submitted */
 	bool fua;
 };

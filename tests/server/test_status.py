@@ -57,6 +57,19 @@ def test_status(lab, image):
     assert "no server answers there" in ask("status", server.sock, status=1)
 
 
+def test_one_error_of_a_long_request(lab, image):
+    """However many chunks it was carried out in."""
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\noverlay_max = 64k\n")
+    with Station(server, "lab", "pc7", "b") as c:
+        assert c.write(0, b"x" * 4 * MIB) == wire.NBD_ENOSPC
+        # The image gets shorter: nothing of it can be read any more.
+        os.truncate(image, 4096)
+        c.request(wire.NBD_CMD_READ, MIB, 8 * MIB, 0, 3)
+        assert all(kind == wire.NBD_REPLY_TYPE_ERROR for kind, _ in c._chunks())
+        one, = json.loads(ask("status", server.sock, "--json"))["connections"]
+        assert (one["writes"], one["reads"], one["errors"]) == (1, 1, 2)
+
+
 def connection(server, address):
     """What is told of one of them, by its client's socket."""
     status = json.loads(ask("status", server.sock, "--json"))
