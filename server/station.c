@@ -422,8 +422,8 @@ static int prepare(const struct station_export *x, const struct station_client *
 	info.size = base->store->size;
 	strcpy(info.station_boot, boot_of(c));
 	if (!err)
-		log_msg(LOG_INFO, "export \"%s\", station %s: starts anew, its overlay is empty",
-			x->name, station);
+		log_peer(LOG_INFO, "export \"%s\", station %s: starts anew, its overlay is empty",
+			 x->name, station);
 	err = create(x, path, &info, new, why, why_size);
 	*created = !err;
 	if (fd >= 0)

@@ -70,6 +70,18 @@ def test_one_error_of_a_long_request(lab, image):
         assert (one["writes"], one["reads"], one["errors"]) == (1, 1, 2)
 
 
+def test_log_cannot_be_filled(lab, image):
+    """By what a client does over and over (log.h: LOG_PEER_RATE)."""
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\noverlay_max = 4k\n")
+    begun = time.monotonic()
+    with Station(server, "lab", "pc7", "b") as c:
+        for _ in range(1500):
+            assert c.write(0, b"x" * 4096) == 0 and c.write(4096, b"x" * 4096) == wire.NBD_ENOSPC
+            assert c.simple(wire.NBD_CMD_TRIM, 0, 4096) == 0
+    # A second that has begun, and one that has not ended.
+    assert 1 <= server.log().count("its overlay is full") <= 200 * (time.monotonic() - begun + 2)
+
+
 def connection(server, address):
     """What is told of one of them, by its client's socket."""
     status = json.loads(ask("status", server.sock, "--json"))
