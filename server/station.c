@@ -26,6 +26,7 @@
 #include <unistd.h>
 
 #include "access.h"
+#include "away.h"
 #include "log.h"
 #include "loss.h"
 #include "pins.h"
@@ -613,8 +614,8 @@ void station_overlay_close(struct store *s, bool done)
 	 * list, for nobody. (A boot's stays: the boot may come back to it.)
 	 */
 	if (!pins_known(o->boot) && o->created && o->done &&
-	    !store_overlay_changed(s))
-		(void)unlink(o->path);
+	    !store_overlay_changed(s) && !unlink(o->path))
+		away_remove(o->export_name, o->station);
 	(void)store_overlay_mark(s, pins_known(o->boot) ? o->boot : NULL, o->done);
 	s->ops->close(s);
 	image_put(o->base);

@@ -82,6 +82,22 @@ def test_log_cannot_be_filled(lab, image):
     assert 1 <= server.log().count("its overlay is full") <= 200 * (time.monotonic() - begun + 2)
 
 
+def test_a_visitor_is_not_away(lab, image, tmp_path):
+    """He leaves no overlay, so he is not of those who have one and may come back: names
+    that nobody has would take their places."""
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\n")
+    with Station(server, "lab/pc7", boot=None) as c:
+        assert c.write(0, b"x") == 0
+        c.disconnect()
+    with Station(server, "lab/visitor", boot=None) as c:
+        c.disconnect()
+    nobody_left(server)
+    overlays = tmp_path / "state/overlays"
+    until(lambda: [path.name for path in overlays.iterdir()] == ["lab@pc7.overlay"])
+    until(lambda: [a["station"] for a in json.loads(ask("status", server.sock, "--json"))["away"]] == ["pc7"],
+          what=lambda: ask("status", server.sock))
+
+
 def connection(server, address):
     """What is told of one of them, by its client's socket."""
     status = json.loads(ask("status", server.sock, "--json"))
