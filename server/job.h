@@ -96,7 +96,8 @@ struct job *job_new(struct conn *c, struct export *e,
 		    const struct nbd_request *r, u32 data);
 
 /*
- * A connection's reads, or what it writes and syncs, that no worker has taken yet.
+ * A connection's reads, what it writes and syncs, or its long ones, that no worker has
+ * taken yet.
  * pool.c's, zeroed at first.
  */
 struct job_turn {

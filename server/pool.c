@@ -9,8 +9,8 @@
  * them sync, and long zeroings and their like take the disk's time: of the workers a
  * quarter each.
  *
- * Reads and writes are taken from each connection in its turn: one that asks for
- * much at once does not make the others wait until all of it is done.
+ * Reads, writes and long ones are taken from each connection in its turn: one that
+ * asks for much at once does not make the others wait until all of it is done.
  *
  * Stations that boot together want the same of an image that is not in memory
  * yet. Of identical reads one goes to the disk; the others hold no worker
@@ -37,10 +37,10 @@
 /* The table of reads. */
 #define MERGE_SLOTS	256U
 
-enum { READ, WRITE, OPEN, CLOSE, LONG, QUEUES };
+enum { READ, WRITE, LONG, OPEN, CLOSE, QUEUES };
 
 struct queue {
-	struct job_turn *turn, **last_turn;	/* READ and WRITE: connections */
+	struct job_turn *turn, **last_turn;	/* up to LONG: connections */
 	struct job_list jobs;			/* the others */
 	unsigned int running, max;		/* workers */
 };
@@ -124,11 +124,12 @@ static void add_job(unsigned int kind, struct job *j)
 	struct queue *q = &pool.queue[kind];
 	struct job_turn *t;
 
-	if (kind > WRITE) {
+	if (kind > LONG) {
 		job_list_add(&q->jobs, j);
 		return;
 	}
-	t = kind == READ ? &j->conn->reads : &j->conn->writes;
+	t = kind == READ ? &j->conn->reads :
+	    kind == WRITE ? &j->conn->writes : &j->conn->longs;
 	j->next = NULL;
 	if (!t->first) {
 		t->last = &t->first;
@@ -273,6 +274,8 @@ static struct job *next_jobs(struct queue *q)
 
 	if (q == &pool.queue[READ])
 		return next_read(q);
+	if (q == &pool.queue[LONG])
+		return take_turn(q);
 	if (q != &pool.queue[WRITE]) {
 		list = pop(&q->jobs);
 		list->next = NULL;
@@ -375,7 +378,7 @@ static void *worker(void *arg)
 		pthread_mutex_lock(&pool.lock);
 		q->running--;
 		if (j)
-			job_list_add(&q->jobs, j);
+			add_job(LONG, j);
 		/* One may wait for just this, in a sleeping worker. */
 		if (q != &pool.queue[READ] && pool.idle && others_wait())
 			pthread_cond_signal(&pool.work);

@@ -399,6 +399,29 @@ static void writes_beside_a_deep_reader(void **state)
 		wait_for(&done, "reads without an answer");
 }
 
+/* Long ones of one connection, too: another's is not one of so many. */
+static void beside_many_long_ones(void **state)
+{
+	int i;
+
+	(void)state;
+	atomic_store(&held, NBD_CMD_WRITE_ZEROES);
+	for (i = 0; i < 100; i++)
+		submit(NBD_CMD_WRITE_ZEROES, 0, 3ULL * JOB_SPAN, 0);
+	for (i = 0; i < WORKERS / 4; i++)
+		wait_for(&begun, "long ones use less than their quarter");
+	submit_of(&modest, NBD_CMD_TRIM, MODEST, 3ULL * JOB_SPAN, 0);
+	/* One that came before may be taken before. */
+	let_go(2);
+	for (i = 0; i < 2; i++)
+		wait_for(&begun, "no further span");
+	assert_int_equal(atomic_load(&end), MODEST + JOB_SPAN);
+	atomic_store(&held, -1);
+	let_go(1000);
+	for (i = 0; i < 101; i++)
+		wait_for(&done, "long ones without an answer");
+}
+
 /* As many writes as there may be, and more of them waiting: reads go on. */
 static void deep_writer(void **state)
 {
@@ -599,6 +622,8 @@ int main(void)
 						stop),
 		cmocka_unit_test_setup_teardown(writes_beside_a_deep_reader,
 						start, stop),
+		cmocka_unit_test_setup_teardown(beside_many_long_ones, start,
+						stop),
 		cmocka_unit_test_setup_teardown(deep_writer, start, stop),
 		cmocka_unit_test_setup_teardown(beside_a_deep_writer, start,
 						stop),
