@@ -160,35 +160,41 @@ static bool is_to_be_given(const struct config *c, const struct who *w,
 	       !lstat(path, &st) && is_kept(&st);
 }
 
-/* Into it nobody else has been able to put anything so far. */
-static bool give_content(int fd, const struct who *w)
+/*
+ * Into it nobody else has been able to put anything so far. @made: just now, so there
+ * is nothing in it, or it has changed places with another.
+ */
+static bool give_content(int fd, const struct who *w, bool made)
 {
 	DIR *dir = fdopendir(dup(fd));
 	struct dirent *d;
 	struct stat st;
 	bool ok = dir;
 
-	while (ok && (d = readdir(dir)))
-		if (!fstatat(fd, d->d_name, &st, AT_SYMLINK_NOFOLLOW) &&
+	while (ok && (d = readdir(dir))) {
+		if (made)
+			ok = !strcmp(d->d_name, ".") || !strcmp(d->d_name, "..");
+		else if (!fstatat(fd, d->d_name, &st, AT_SYMLINK_NOFOLLOW) &&
 		    S_ISREG(st.st_mode) && st.st_uid == geteuid() &&
 		    st.st_nlink == 1 &&
 		    fchownat(fd, d->d_name, w->uid, w->gid,
 			     AT_SYMLINK_NOFOLLOW))
 			ok = false;
+	}
 	if (dir)
 		closedir(dir);
 	return ok;
 }
 
 /* The folder at @path, if it still is one of ours. */
-static void give(const char *path, const struct who *w)
+static void give(const char *path, const struct who *w, bool made)
 {
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	struct stat st;
 
 	errno = fd < 0 ? errno : 0;
 	if (fd < 0 || fstat(fd, &st) || !is_kept(&st) ||
-	    !give_content(fd, w) || fchown(fd, w->uid, w->gid))
+	    !give_content(fd, w, made) || fchown(fd, w->uid, w->gid))
 		log_msg(LOG_WARNING, "%s: cannot be given to %s: %s", path,
 			w->name, strerror(errno ? errno : EPERM));
 	if (fd >= 0)
@@ -213,7 +219,7 @@ static bool make(const struct config *c, const struct who *w,
 
 	if (!mkdir(path, 0700)) {
 		if (w->other)
-			give(path, w);
+			give(path, w, true);
 		return true;
 	}
 	err = errno;
@@ -223,7 +229,7 @@ static bool make(const struct config *c, const struct who *w,
 		return false;
 	}
 	if (is_to_be_given(c, w, path))
-		give(path, w);
+		give(path, w, false);
 	return true;
 }
 

@@ -204,6 +204,41 @@ def test_nothing_is_swept_by_root(service, published):
     shutil.rmtree(shared)
 
 
+# A folder that was made just now changes places with one that was there.
+EXCHANGED = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int mkdir(const char *path, mode_t mode)
+{
+	const size_t len = strlen(path);
+	int r = (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);
+
+	if (!r && len > 5 && !strcmp(path + len - 5, "/pins") &&
+	    renameat2(AT_FDCWD, getenv("EXCHANGED"), AT_FDCWD, path, RENAME_EXCHANGE))
+		abort();
+	return r;
+}
+"""
+
+
+def test_no_folder_the_user_has_exchanged(service, published, tmp_path):
+    """Between its making and its giving."""
+    secret = folder(service.state / "private", 0o700)
+    (secret / "key").write_text("root's")
+    os.chown(service.state, 65534, 65534)
+    service.env.update(preload(tmp_path, EXCHANGED), EXCHANGED=str(secret))
+    service.start(f"[lab]\nexportname = {published}\nreadonly = true\n", "user = nobody").stop()
+    secret = service.state / "pins"
+    assert {path.stat().st_uid for path in (secret, secret / "key")} == {0}
+
+
 # Of a socket that listens, the name becomes a link at once.
 TURNED = r"""
 #define _GNU_SOURCE
