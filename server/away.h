@@ -26,7 +26,7 @@ struct away {
 /* A connection of a station has ended; maybe it has others still. */
 void away_add(const struct away *a);
 
-/* It is there again. */
+/* It is there again, or has no overlay any more. */
 void away_remove(const char *export_name, const char *station);
 
 /* A copy of all, to be freed, and in *@n how many; NULL without memory. */

@@ -36,7 +36,15 @@ struct who {
 	uid_t uid;
 	gid_t gid;
 	bool other;	/* than we are */
+	bool kept;	/* the state directory was nobody else's until now */
 };
+
+/* Has nobody else been able to put anything there? */
+static bool is_kept(const struct stat *st)
+{
+	return S_ISDIR(st->st_mode) && st->st_uid == geteuid() &&
+	       !(st->st_mode & 022);
+}
 
 static bool find(const struct config *c, struct who *w, char *why,
 		 size_t why_size)
@@ -44,6 +52,7 @@ static bool find(const struct config *c, struct who *w, char *why,
 	struct passwd *pw = c->user ? getpwnam(c->user) : NULL;
 	struct group *gr = c->group ? getgrnam(c->group) : NULL;
 	char at[CONFIG_PLACE];
+	struct stat st;
 
 	if (became) {
 		*w = (struct who){ .uid = geteuid(), .gid = getegid() };
@@ -65,6 +74,7 @@ static bool find(const struct config *c, struct who *w, char *why,
 	w->gid = gr ? gr->gr_gid : pw && w->uid != geteuid() ? pw->pw_gid :
 							       getegid();
 	w->other = w->uid != geteuid() || w->gid != getegid();
+	w->kept = c->state_dir && !stat(c->state_dir, &st) && is_kept(&st);
 	return true;
 }
 
@@ -120,8 +130,12 @@ static char *parent_of(const char *path)
 	return strndup(path, len ? len : 1);
 }
 
-/* Is it a name that this server gives, or systemd for it? */
-static bool is_ours(const struct config *c, const char *path)
+/*
+ * Is it a name that this server gives, or systemd for it? In a folder that is the
+ * user's he gives them, to any folder of root's that is there.
+ */
+static bool is_ours(const struct config *c, const struct who *w,
+		    const char *path)
 {
 	const char *of_systemd = getenv("STATE_DIRECTORY");
 	const size_t len = strlen(c->state_dir);
@@ -129,7 +143,7 @@ static bool is_ours(const struct config *c, const char *path)
 	if (!strcmp(path, CONFIG_STATE_DIR) ||
 	    (of_systemd && !strcmp(path, of_systemd)))
 		return true;
-	return !strncmp(path, c->state_dir, len) &&
+	return w->kept && !strncmp(path, c->state_dir, len) &&
 	       (!strcmp(path + len, "/overlays") || !strcmp(path + len, "/pins"));
 }
 
@@ -142,41 +156,45 @@ static bool is_to_be_given(const struct config *c, const struct who *w,
 {
 	struct stat st;
 
-	return w->uid != geteuid() && is_ours(c, path) && !lstat(path, &st) &&
-	       S_ISDIR(st.st_mode) && st.st_uid == geteuid() &&
-	       !(st.st_mode & 022);
+	return w->uid != geteuid() && is_ours(c, w, path) &&
+	       !lstat(path, &st) && is_kept(&st);
 }
 
-/* Into it nobody else has been able to put anything so far. */
-static bool give_content(int fd, const struct who *w)
+/*
+ * Into it nobody else has been able to put anything so far. @made: just now, so there
+ * is nothing in it, or it has changed places with another.
+ */
+static bool give_content(int fd, const struct who *w, bool made)
 {
 	DIR *dir = fdopendir(dup(fd));
 	struct dirent *d;
 	struct stat st;
 	bool ok = dir;
 
-	while (ok && (d = readdir(dir)))
-		if (!fstatat(fd, d->d_name, &st, AT_SYMLINK_NOFOLLOW) &&
+	while (ok && (d = readdir(dir))) {
+		if (made)
+			ok = !strcmp(d->d_name, ".") || !strcmp(d->d_name, "..");
+		else if (!fstatat(fd, d->d_name, &st, AT_SYMLINK_NOFOLLOW) &&
 		    S_ISREG(st.st_mode) && st.st_uid == geteuid() &&
 		    st.st_nlink == 1 &&
 		    fchownat(fd, d->d_name, w->uid, w->gid,
 			     AT_SYMLINK_NOFOLLOW))
 			ok = false;
+	}
 	if (dir)
 		closedir(dir);
 	return ok;
 }
 
 /* The folder at @path, if it still is one of ours. */
-static void give(const char *path, const struct who *w)
+static void give(const char *path, const struct who *w, bool made)
 {
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 	struct stat st;
 
 	errno = fd < 0 ? errno : 0;
-	if (fd < 0 || fstat(fd, &st) || st.st_uid != geteuid() ||
-	    st.st_mode & 022 || !give_content(fd, w) ||
-	    fchown(fd, w->uid, w->gid))
+	if (fd < 0 || fstat(fd, &st) || !is_kept(&st) ||
+	    !give_content(fd, w, made) || fchown(fd, w->uid, w->gid))
 		log_msg(LOG_WARNING, "%s: cannot be given to %s: %s", path,
 			w->name, strerror(errno ? errno : EPERM));
 	if (fd >= 0)
@@ -201,7 +219,7 @@ static bool make(const struct config *c, const struct who *w,
 
 	if (!mkdir(path, 0700)) {
 		if (w->other)
-			give(path, w);
+			give(path, w, true);
 		return true;
 	}
 	err = errno;
@@ -211,7 +229,7 @@ static bool make(const struct config *c, const struct who *w,
 		return false;
 	}
 	if (is_to_be_given(c, w, path))
-		give(path, w);
+		give(path, w, false);
 	return true;
 }
 

@@ -41,6 +41,7 @@ static bool end_section(struct reader *r)
 {
 	const struct export_settings *e = r->export;
 	char quoted[300];
+	int said;
 
 	if (!e)
 		return true;
@@ -54,11 +55,15 @@ static bool end_section(struct reader *r)
 	if (e->read_only && e->overlay != OVERLAY_NONE)
 		return config_fail(r, "export \"%s\" (%s) is read-only and has an overlay, which is for writing; take one of them out",
 				   quoted, e->where);
+	/* A folder may stay for an overlay that is switched off. */
+	said = setting_line(&e->lines, offsetof(struct export_settings, overlay));
 	if (e->overlay == OVERLAY_NONE &&
-	    (e->overlay_max || e->overlay_count || e->stations))
+	    (e->overlay_max || e->overlay_count || e->stations ||
+	     (e->overlay_dir && !said)))
 		return config_fail(r, "export \"%s\" (%s) has %s, but no overlay; say which: overlay = keep, or overlay = fresh",
 				   quoted, e->where, e->overlay_max ? "overlay_max" :
-				   e->overlay_count ? "overlay_count" : "stations");
+				   e->overlay_count ? "overlay_count" :
+				   e->stations ? "stations" : "overlay_dir");
 	return true;
 }
 

@@ -118,7 +118,7 @@ struct conn {
 	uint32_t drop_error;
 	const char *drop_why;
 	unsigned int jobs;		/* at the workers */
-	struct job_turn reads, writes;	/* of these, the pool's */
+	struct job_turn reads, writes, longs;	/* of these, the pool's */
 	size_t held;			/* bytes taken out of the budget */
 	bool starved;			/* waits for the budget */
 	bool traced;			/* the request that waits is in ->translog */

@@ -421,9 +421,19 @@ bool control_open(const struct control_settings *s, char *why, size_t why_size)
 
 void control_chown(uid_t uid, gid_t gid)
 {
-	if (control.path && chown(control.path, uid, gid))
+	int fd = control.path ? open(control.path, O_PATH | O_NOFOLLOW |
+						   O_CLOEXEC) : -1;
+	struct stat st;
+
+	/* Whose folder it is may have put something else there by now. */
+	errno = fd < 0 ? errno : EPERM;
+	if (control.path &&
+	    (fd < 0 || fstat(fd, &st) || !S_ISSOCK(st.st_mode) ||
+	     fchownat(fd, "", uid, gid, AT_EMPTY_PATH)))
 		log_msg(LOG_WARNING, "%s: cannot be given to the server's user: %s",
 			control.path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
 }
 
 bool control_start(void)

@@ -263,24 +263,24 @@ fail:
 	return NULL;
 }
 
-static struct image *get_once(const struct image_spec *spec, const char *path,
-			      const char *id, bool *replaced, char *why,
-			      size_t why_size)
+/* If it is open. *@absent: it is not, and @m is what is to be opened. */
+static struct image *get_open(const struct image_spec *spec, const char *path,
+			      const char *id, struct meaning *m, bool *absent,
+			      char *why, size_t why_size)
 {
 	struct image *i = NULL;
-	struct meaning m;
-	int err = find_meaning(spec, AT_FDCWD, path, &m);
+	int err = find_meaning(spec, AT_FDCWD, path, m);
 
-	*replaced = false;
+	*absent = false;
 	if (err == -ENOENT)
 		snprintf(why, why_size, "%s: %s; name an image or a block device that exists (truncate -s 1G FILE makes an empty one)",
 			 path, strerror(-err));
 	else if (err)
 		snprintf(why, why_size, "%s: %s", path, strerror(-err));
-	else if (id && strcmp(m.id, id))
-		snprintf(why, why_size, "%s: is image %s", path, m.id);
-	else if (find_open(spec, &m, &i, why, why_size) && !i)
-		i = image_open(spec, path, &m, replaced, why, why_size);
+	else if (id && strcmp(m->id, id))
+		snprintf(why, why_size, "%s: is image %s", path, m->id);
+	else if (find_open(spec, m, &i, why, why_size))
+		*absent = !i;
 	return i;
 }
 
@@ -289,13 +289,21 @@ static struct image *get(const struct image_spec *spec, const char *path,
 			 const char *id, char *why, size_t why_size)
 {
 	struct image *i;
-	bool replaced;
+	struct meaning m;
+	bool absent, replaced;
 	int tries = 0;
 
+	/* Stations of this one do not wait while another is waited for. */
+	i = get_open(spec, path, id, &m, &absent, why, why_size);
+	if (!absent)
+		return i;
 	pthread_mutex_lock(&opening);
-	do
-		i = get_once(spec, path, id, &replaced, why, why_size);
-	while (replaced && ++tries < OPEN_TRIES);
+	do {
+		replaced = false;
+		i = get_open(spec, path, id, &m, &absent, why, why_size);
+		if (absent)
+			i = image_open(spec, path, &m, &replaced, why, why_size);
+	} while (replaced && ++tries < OPEN_TRIES);
 	pthread_mutex_unlock(&opening);
 	return i;
 }

@@ -25,7 +25,7 @@ struct big_request {
 	u64 offset;
 	u64 length;
 	u32 pending;		/* chunks not done yet */
-	int error;		/* WRITE: the first one, a negative errno */
+	int error;		/* one of a chunk, of a WRITE the first; a negative errno */
 	bool received;		/* its last chunk was submitted */
 	bool fua;
 };
@@ -96,7 +96,8 @@ struct job *job_new(struct conn *c, struct export *e,
 		    const struct nbd_request *r, u32 data);
 
 /*
- * A connection's reads, or what it writes and syncs, that no worker has taken yet.
+ * A connection's reads, what it writes and syncs, or its long ones, that no worker has
+ * taken yet.
  * pool.c's, zeroed at first.
  */
 struct job_turn {

@@ -58,7 +58,8 @@ static bool find_key(int fd, char key[KEY])
 /* False: nothing of this boot of the machine. */
 static bool read_mark(int dir, const char *name, char run[RUN], char former[RUN])
 {
-	int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
+	int fd = openat(dir, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW |
+				   O_NONBLOCK);
 	char text[160], boot[NBD_SESSION_WORD];
 	ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof(text) - 1);
 

@@ -318,6 +318,7 @@ static bool lock_memory(void)
 
 static bool set_up(struct server *s)
 {
+	struct nbd_identity server;
 	char why[WHY];
 
 	if (!make_absolute(s))
@@ -333,13 +334,8 @@ static bool set_up(struct server *s)
 	if (s->config.lock_memory && !lock_memory())
 		return false;
 	/* All exports have the same, and take it from here. */
-	if (s->config.exports && s->config.exports->pins) {
-		struct nbd_identity server;
-
+	if (s->config.exports && s->config.exports->pins)
 		s->pins = strdup(s->config.exports->pins);
-		session_server(&server);
-		loss_keep_in(s->config.exports->pins, server.boot);
-	}
 	/* While we may; a thread becomes it later, as whoever we are then. */
 	if (s->config.realtime)
 		os_allow_realtime(true);
@@ -349,8 +345,11 @@ static bool set_up(struct server *s)
 	if (!become_user(&s->config, why, sizeof(why)))
 		return complain(why);
 	/* As whose they are. */
-	if (s->pins)
+	if (s->pins) {
+		session_server(&server);
+		loss_keep_in(s->pins, server.boot);
 		pins_sweep(s->pins);
+	}
 	return true;
 }
 

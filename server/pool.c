@@ -9,8 +9,8 @@
  * them sync, and long zeroings and their like take the disk's time: of the workers a
  * quarter each.
  *
- * Reads and writes are taken from each connection in its turn: one that asks for
- * much at once does not make the others wait until all of it is done.
+ * Reads, writes and long ones are taken from each connection in its turn: one that
+ * asks for much at once does not make the others wait until all of it is done.
  *
  * Stations that boot together want the same of an image that is not in memory
  * yet. Of identical reads one goes to the disk; the others hold no worker
@@ -37,10 +37,10 @@
 /* The table of reads. */
 #define MERGE_SLOTS	256U
 
-enum { READ, WRITE, OPEN, CLOSE, LONG, QUEUES };
+enum { READ, WRITE, LONG, OPEN, CLOSE, QUEUES };
 
 struct queue {
-	struct job_turn *turn, **last_turn;	/* READ and WRITE: connections */
+	struct job_turn *turn, **last_turn;	/* up to LONG: connections */
 	struct job_list jobs;			/* the others */
 	unsigned int running, max;		/* workers */
 };
@@ -49,7 +49,7 @@ static struct {
 	pthread_mutex_t lock;
 	pthread_cond_t work;
 	struct queue queue[QUEUES];
-	struct job *reads[MERGE_SLOTS];	/* queued or running, each another one */
+	struct job *reads[MERGE_SLOTS];	/* running, each another one */
 	unsigned int idle;
 	unsigned int max_busy;	/* workers that do not read */
 	unsigned int reserve;	/* workers that write though reads wait */
@@ -124,11 +124,12 @@ static void add_job(unsigned int kind, struct job *j)
 	struct queue *q = &pool.queue[kind];
 	struct job_turn *t;
 
-	if (kind > WRITE) {
+	if (kind > LONG) {
 		job_list_add(&q->jobs, j);
 		return;
 	}
-	t = kind == READ ? &j->conn->reads : &j->conn->writes;
+	t = kind == READ ? &j->conn->reads :
+	    kind == WRITE ? &j->conn->writes : &j->conn->longs;
 	j->next = NULL;
 	if (!t->first) {
 		t->last = &t->first;
@@ -161,22 +162,40 @@ static struct job **read_slot(const struct job *j)
 	return &pool.reads[n % MERGE_SLOTS];
 }
 
-/* Is the same being read? Then @j waits for it; else others may wait for @j. */
+/*
+ * Is the same being read by a worker? Then @j waits for it. Not for one that is only
+ * queued: that one may have to wait for all that its own connection asked for before.
+ */
 static bool follows(struct job *j)
 {
-	struct job **slot = read_slot(j), *k = *slot;
+	struct job *k = *read_slot(j);
 
 	while (k && (k->origin != j->origin || k->offset != j->offset ||
 		     k->length != j->length))
 		k = k->same;
-	if (k) {
-		j->next = k->followers;
-		k->followers = j;
-		return true;
+	if (!k)
+		return false;
+	j->next = k->followers;
+	k->followers = j;
+	return true;
+}
+
+/* What to read next; others may wait for it. NULL: all wait for others. */
+static struct job *next_read(struct queue *q)
+{
+	while (q->turn) {
+		struct job *j = take_turn(q), **slot;
+
+		if (!j->origin)
+			return j;
+		if (follows(j))
+			continue;
+		slot = read_slot(j);
+		j->same = *slot;
+		*slot = j;
+		return j;
 	}
-	j->same = *slot;
-	*slot = j;
-	return false;
+	return NULL;
 }
 
 /* @j has been read: who waited for it reads it now, each for itself. */
@@ -246,7 +265,7 @@ static struct queue *next_queue(void)
 	return writer ? writer : &q[READ];
 }
 
-/* Under the lock: what to do next out of @q, a list. */
+/* Under the lock: what to do next out of @q, a list; NULL: nothing after all. */
 static struct job *next_jobs(struct queue *q)
 {
 	struct job *list = NULL, **end = &list;
@@ -254,6 +273,8 @@ static struct job *next_jobs(struct queue *q)
 	unsigned int n = 0;
 
 	if (q == &pool.queue[READ])
+		return next_read(q);
+	if (q == &pool.queue[LONG])
 		return take_turn(q);
 	if (q != &pool.queue[WRITE]) {
 		list = pop(&q->jobs);
@@ -349,13 +370,15 @@ static void *worker(void *arg)
 			continue;
 		}
 		j = next_jobs(q);
+		if (!j)
+			continue;
 		q->running++;
 		pthread_mutex_unlock(&pool.lock);
 		j = run(j);
 		pthread_mutex_lock(&pool.lock);
 		q->running--;
 		if (j)
-			job_list_add(&q->jobs, j);
+			add_job(LONG, j);
 		/* One may wait for just this, in a sleeping worker. */
 		if (q != &pool.queue[READ] && pool.idle && others_wait())
 			pthread_cond_signal(&pool.work);

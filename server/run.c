@@ -59,8 +59,8 @@ static bool wait_for(pid_t pid, const char *program)
 		if (got == pid)
 			break;
 		if (got < 0 && errno != EINTR) {
-			log_msg(LOG_ERR, "%s: how it ended is not to be learned: %s",
-				program, strerror(errno));
+			log_peer(LOG_ERR, "%s: how it ended is not to be learned: %s",
+				 program, strerror(errno));
 			return false;
 		}
 		nanosleep(&step, NULL);
@@ -68,15 +68,15 @@ static bool wait_for(pid_t pid, const char *program)
 	if (ms >= PATIENCE_MS) {
 		kill(pid, SIGKILL);
 		waitpid(pid, &status, 0);
-		log_msg(LOG_ERR, "%s: not done within %d s: killed", program,
-			PATIENCE_MS / 1000);
+		log_peer(LOG_ERR, "%s: not done within %d s: killed", program,
+			 PATIENCE_MS / 1000);
 		return false;
 	}
 	if (WIFEXITED(status) && !WEXITSTATUS(status))
 		return true;
-	log_msg(LOG_WARNING, "%s: ended with %s %d", program,
-		WIFEXITED(status) ? "status" : "signal",
-		WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
+	log_peer(LOG_WARNING, "%s: ended with %s %d", program,
+		 WIFEXITED(status) ? "status" : "signal",
+		 WIFEXITED(status) ? WEXITSTATUS(status) : WTERMSIG(status));
 	return false;
 }
 
@@ -148,8 +148,8 @@ bool run_command(const char *line, const char *path, const char *export_name,
 			ok = wait_for(pid, argv[0]);
 	}
 	if (err)
-		log_msg(LOG_ERR, "%s: cannot be run: %s", n ? argv[0] : line,
-			strerror(err));
+		log_peer(LOG_ERR, "%s: cannot be run: %s", n ? argv[0] : line,
+			 strerror(err));
 	while (n)
 		free(argv[--n]);
 	free(copy);

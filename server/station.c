@@ -27,6 +27,7 @@
 #include <unistd.h>
 
 #include "access.h"
+#include "away.h"
 #include "log.h"
 #include "loss.h"
 #include "pins.h"
@@ -426,8 +427,8 @@ static int prepare(const struct station_export *x, const struct station_client *
 	info.size = base->store->size;
 	strcpy(info.station_boot, boot_of(c));
 	if (!err)
-		log_msg(LOG_INFO, "export \"%s\", station %s: starts anew, its overlay is empty",
-			x->name, station);
+		log_peer(LOG_INFO, "export \"%s\", station %s: starts anew, its overlay is empty",
+			 x->name, station);
 	err = create(x, path, &info, new, why, why_size);
 	*created = !err;
 	if (fd >= 0)
@@ -640,8 +641,8 @@ void station_overlay_close(struct store *s, bool done)
 	 * list, for nobody. (A boot's stays: the boot may come back to it.)
 	 */
 	if (!pins_known(o->boot) && o->created && o->done &&
-	    !store_overlay_changed(s))
-		(void)unlink(o->path);
+	    !store_overlay_changed(s) && !unlink(o->path))
+		away_remove(o->export_name, o->station);
 	(void)store_overlay_mark(s, pins_known(o->boot) ? o->boot : NULL, o->done);
 	s->ops->close(s);
 	image_put(o->base);

@@ -93,7 +93,7 @@ static void remember(const struct status_conn *c, bool done)
 void status_leave(struct status_conn *c, bool done)
 {
 	/* Before it is off the list: it is never in neither. */
-	if (c->prev && c->opened && store_is_overlay(c->store))
+	if (c->opened && store_is_overlay(c->store))
 		remember(c, done);
 	pthread_mutex_lock(&lock);
 	if (!c->prev) {

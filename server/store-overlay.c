@@ -188,9 +188,9 @@ static int full(struct overlay *o)
 	char size[32];
 
 	if (!atomic_exchange(&o->said_full, true))
-		log_msg(LOG_WARNING, "export \"%s\", station %s: its overlay is full (overlay_max = %s): its writes fail until it trims something",
-			o->info.export_name, o->info.station,
-			log_bytes(size, sizeof(size), o->max_blocks * BLOCK));
+		log_peer(LOG_WARNING, "export \"%s\", station %s: its overlay is full (overlay_max = %s): its writes fail until it trims something",
+			 o->info.export_name, o->info.station,
+			 log_bytes(size, sizeof(size), o->max_blocks * BLOCK));
 	return -ENOSPC;
 }
 
@@ -596,8 +596,8 @@ static int open_locked(struct overlay *o, const char *image, uint64_t max,
 	if (loss_is_known(o->fd)) {
 		atomic_store(&o->map.lost, true);
 		atomic_store(&o->said_lost, true);
-		log_msg(LOG_ERR, "%s: a sync of it has failed before: every flush fails until the server is restarted; check the disk under it",
-			o->path);
+		log_peer(LOG_ERR, "%s: a sync of it has failed before: every flush fails until the server is restarted; check the disk under it",
+			 o->path);
 	}
 	same = overlay_read_state(o->fd, boot, &o->info, &clean) &&
 	       strcmp(o->server_boot, "-") && !strcmp(boot, o->server_boot);

@@ -78,11 +78,19 @@ static bool usable(int fd, const char *path, char *why, size_t why_size)
 	return false;
 }
 
+/*
+ * A pipe must not make us wait for its other end, nor a link lead root to where he
+ * whose folder it is may not write.
+ */
 static int open_file(const char *path, int flags)
 {
-	/* A pipe must not make us wait for its other end. */
-	return open(path, O_RDWR | O_APPEND | O_CLOEXEC | O_NONBLOCK | flags,
-		    0600);
+	return open(path, O_RDWR | O_APPEND | O_CLOEXEC | O_NONBLOCK |
+		    O_NOFOLLOW | flags, 0600);
+}
+
+static const char *why_not(int err)
+{
+	return err == ELOOP ? "is a link; name the file itself" : strerror(err);
 }
 
 static void note_file(struct translog *t, int fd)
@@ -116,7 +124,7 @@ bool translog_check(const char *path, char *why, size_t why_size)
 	if (fd < 0 && errno == ENOENT)
 		return may_be_made(path, why, why_size);
 	if (fd < 0) {
-		snprintf(why, why_size, "%s: %s", path, strerror(errno));
+		snprintf(why, why_size, "%s: %s", path, why_not(errno));
 		return false;
 	}
 	ok = usable(fd, path, why, why_size);
@@ -302,7 +310,7 @@ struct translog *translog_open(const char *path, char *why, size_t why_size)
 	t->spare = malloc(ROOM);
 	t->fd = open_file(path, O_CREAT);
 	if (t->fd < 0) {
-		snprintf(why, why_size, "%s: %s", path, strerror(errno));
+		snprintf(why, why_size, "%s: %s", path, why_not(errno));
 	} else if (!t->path || !t->fill || !t->spare) {
 		snprintf(why, why_size, "out of memory");
 	} else if (usable(t->fd, path, why, why_size)) {
@@ -355,7 +363,7 @@ static void reopen(struct translog *t)
 		return;
 	fd = open_file(t->path, O_CREAT);
 	if (fd < 0)
-		snprintf(why, sizeof(why), "%s: %s", t->path, strerror(errno));
+		snprintf(why, sizeof(why), "%s: %s", t->path, why_not(errno));
 	if (fd < 0 || !usable(fd, t->path, why, sizeof(why))) {
 		log_msg(LOG_ERR, "transaction log %s; it goes on in the file that had this name",
 			why);

@@ -561,6 +561,8 @@ static void read_chunk_done(struct conn *c, struct job *j)
 	bool last;
 
 	b->pending--;
+	if (j->error)
+		b->error = j->error;
 	last = b->received && !b->pending;
 	j->more = !last;
 	if (c->phase == CONN_CLOSED) {
@@ -614,7 +616,8 @@ static void count_job(struct conn *c, const struct job *j)
 	status_count(&n->waited_us, us);
 	if (us > atomic_load_explicit(&n->longest_us, memory_order_relaxed))
 		atomic_store_explicit(&n->longest_us, us, memory_order_relaxed);
-	if (j->error)
+	/* However many chunks of a long one fail, it is one. */
+	if (j->error && !(j->big && j->big->error))
 		status_count(&n->errors, 1);
 }
 

@@ -390,6 +390,7 @@ WRONG = [
     ("[a]\nreadonly = true\nexportname = IMAGE\nreadonly = false\n", 4,
      'readonly = "false": CONFIG:2 sets readonly to something else'),
     ("[a]\ncowdir = /a\nexportname = IMAGE\noverlay_dir = /b\n", 4, "CONFIG:2 sets cowdir to something else"),
+    ("[a]\nexportname = IMAGE\noverlay_dir = /a\n", 3, "has overlay_dir, but no overlay; say which: overlay = keep"),
     ("[a]\nexportname = IMAGE\nexportname = IMAGE.2\n", 3, "CONFIG:2 sets exportname to something else"),
     ("[a]\nexportname = IMAGE\nfilesize = 1m\nfilesize = 1k\n", 4, "CONFIG:3 sets filesize to something else"),
     ("[a]\nexportname = IMAGE\nmaxconnections = 1\nmaxconnections = 0\n", 4, "CONFIG:3 sets maxconnections"),

@@ -4,6 +4,7 @@ import json
 import os
 import struct
 import subprocess
+import threading
 import time
 
 import pytest
@@ -176,6 +177,27 @@ def test_newest_image_while_the_name_is_missing(lab, image, tmp_path, keys):
         assert c.size == 16 * MIB and c.read(0, 4096) == b"n" * 4096
     server.wait_log('export "lab": ' + f"{image}: No such file")
     os.rename(tmp_path / "away", image)
+
+
+def test_nobody_waits_for_another_image(make_server, image, tmp_path, slow_disk):
+    """Which takes as long to be opened as its disk likes: stations of one that is open
+    come in meanwhile."""
+    slow = tmp_path / "image-slow"
+    slow.write_bytes(b"o" * 4096)
+    server = make_server(config="[generic]\nport = {port}\nlistenaddr = 127.0.0.1\n"
+                         f"statedir = {tmp_path}/state\ncontrolsock = {tmp_path}/sock\n"
+                         f"[lab]\nexportname = {image}\nreadonly = true\n", env=slow_disk.env)
+    with open(server.config_path, "a") as config:
+        config.write(f"[other]\nexportname = {slow}\nreadonly = true\n")
+    reload = threading.Thread(target=ask, args=("reload", f"--socket={tmp_path}/sock"))
+    reload.start()
+    slow_disk.reached()
+    with Station(server, "lab", boot=None) as c:
+        assert len(c.read(0, 4096)) == 4096
+    slow_disk.open()
+    reload.join()
+    with Station(server, "other", boot=None) as c:
+        assert c.read(0, 4096) == b"o" * 4096
 
 
 def test_reload_looks_at_published_images(lab, image):

@@ -88,9 +88,9 @@ def test_reload_says_what_waits_for_a_restart(lab, image, tmp_path):
     whole = server.config_path.read_text()
     assert json.loads(ask("reload", server.sock))["text"] == "exports: 0 added, 0 changed, 0 removed, 1 as before"
     server.config_path.write_text(whole.replace(f"port = {server.port}", "port = 1").replace(
-        "allowlist = true", f"metricsport = 2\nunixsock = {tmp_path}/unix\nmax_threads = 3"))
+        "allowlist = true", f"metricsport = 2\nunixsock = {tmp_path}/unix\nmax_threads = 3\nlockmemory = true"))
     said = json.loads(ask("reload", server.sock))["text"]
-    assert said.endswith("1 as before; changed, but only after a restart: port, unixsock, metricsport, max_threads")
+    assert said.endswith("1 as before; changed, but only after a restart: port, unixsock, metricsport, max_threads, lockmemory")
     # Not only once.
     assert json.loads(ask("reload", server.sock))["text"] == said
     server.config_path.write_text(whole)

@@ -3,6 +3,7 @@
 has meanwhile."""
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -29,6 +30,25 @@ def test_prerun_and_postrun(lab, image, tmp_path):
     assert log.read_text() == (f"before {image} ; $(id) a 127.0.0.1\n" f"after {image} a 127.0.0.1\n")
     with pytest.raises(Refused, match="prerun program refuses it"):
         Station(server, "b", boot=None)
+
+
+def test_prerun_that_refuses_does_not_fill_the_log(lab, image):
+    """Whoever it refuses may come again, at once (log.h: LOG_PEER_RATE)."""
+    server = lab(f"[a]\nexportname = {image}\nreadonly = true\nprerun = /bin/false\n")
+    begun = time.monotonic()
+
+    def come():
+        for _ in range(200):
+            with pytest.raises(Refused):
+                Station(server, "a", boot=None)
+
+    clients = [threading.Thread(target=come) for _ in range(8)]
+    for client in clients:
+        client.start()
+    for client in clients:
+        client.join()
+    # A second that has begun, and one that has not ended.
+    assert 1 <= server.log().count("/bin/false: ended with") <= 200 * (time.monotonic() - begun + 2)
 
 
 def test_prerun_that_takes_long(lab, image, make_gate):

@@ -13,6 +13,7 @@ import pytest
 from harness.patience import granted
 from harness.process import DIE_WITH_PARENT
 from harness.server import ServerError, binary
+from preload import preload
 from raw import MIB
 from session import Station
 
@@ -160,6 +161,116 @@ def test_no_link_of_the_users_is_followed(service, published, name):
         service.start(lab, "user = nobody").stop()
     assert {path.stat().st_uid for path in (victim, victim / "secret")} == {0}
     shutil.rmtree(victim)
+
+
+@pytest.mark.parametrize("name", ["overlays", "pins"])
+def test_no_folder_the_user_has_renamed(service, published, name):
+    """Nor by a folder of root's in it that he has called what the server calls its own."""
+    secret = folder(service.state / "private", 0o700)
+    (secret / "key").write_text("root's")
+    os.chown(service.state, 65534, 65534)
+    secret = secret.rename(service.state / name)
+    lab = f"[lab]\nexportname = {published}\noverlay = keep\n"
+    check(service, lab, "user = nobody", status=1 if name == "overlays" else 0)
+    if name == "overlays":
+        with pytest.raises(ServerError, match="cannot be used by nobody"):
+            service.start(lab, "user = nobody")
+    else:
+        service.start(lab, "user = nobody").stop()
+    assert {path.stat().st_uid for path in (secret, secret / "key")} == {0}
+
+
+def test_no_transaction_log_where_the_user_may_not(service, published):
+    """The log is opened before root becomes the user; a link of his leads it nowhere."""
+    victim = service.srv / "made-by-root"
+    os.chown(service.state, 65534, 65534)
+    (service.state / "lab.log").symlink_to(victim)
+    lab = f"[lab]\nexportname = {published}\nreadonly = true\ntransactionlog = {service.state}/lab.log\n"
+    assert "is a link" in check(service, lab, "user = nobody", status=1)
+    with pytest.raises(ServerError, match="lab.log: is a link"):
+        service.start(lab, "user = nobody")
+    assert not victim.exists()
+
+
+def test_nothing_is_swept_by_root(service, published):
+    """What a link of the user's leads to, in a folder where each may write but take
+    away nothing of others."""
+    shared = folder(service.srv / "shared", 0o1777)
+    os.chown(service.state, 65534, 65534)
+    (shared / "others.lost").write_text("somebody else's")
+    (service.state / "pins").symlink_to(shared)
+    service.start(f"[lab]\nexportname = {published}\nreadonly = true\n", "user = nobody").stop()
+    assert (shared / "others.lost").exists()
+    shutil.rmtree(shared)
+
+
+# A folder that was made just now changes places with one that was there.
+EXCHANGED = r"""
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+int mkdir(const char *path, mode_t mode)
+{
+	const size_t len = strlen(path);
+	int r = (int)syscall(SYS_mkdirat, AT_FDCWD, path, mode);
+
+	if (!r && len > 5 && !strcmp(path + len - 5, "/pins") &&
+	    renameat2(AT_FDCWD, getenv("EXCHANGED"), AT_FDCWD, path, RENAME_EXCHANGE))
+		abort();
+	return r;
+}
+"""
+
+
+def test_no_folder_the_user_has_exchanged(service, published, tmp_path):
+    """Between its making and its giving."""
+    secret = folder(service.state / "private", 0o700)
+    (secret / "key").write_text("root's")
+    os.chown(service.state, 65534, 65534)
+    service.env.update(preload(tmp_path, EXCHANGED), EXCHANGED=str(secret))
+    service.start(f"[lab]\nexportname = {published}\nreadonly = true\n", "user = nobody").stop()
+    secret = service.state / "pins"
+    assert {path.stat().st_uid for path in (secret, secret / "key")} == {0}
+
+
+# Of a socket that listens, the name becomes a link at once.
+TURNED = r"""
+#define _GNU_SOURCE
+#include <stdlib.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+int listen(int fd, int n)
+{
+	struct sockaddr_un a = { 0 };
+	socklen_t len = sizeof(a);
+
+	if (!getsockname(fd, (struct sockaddr *)&a, &len) &&
+	    a.sun_family == AF_UNIX &&
+	    (unlink(a.sun_path) || symlink(getenv("TURNED"), a.sun_path)))
+		abort();
+	return (int)syscall(SYS_listen, fd, n);
+}
+"""
+
+
+def test_control_socket_that_became_a_link(service, published, tmp_path):
+    """In a folder of the user's, between the making of the socket and its giving."""
+    victim = service.srv / "victim"
+    victim.write_text("root's")
+    service.env.update(preload(tmp_path, TURNED), TURNED=str(victim))
+    server = service.start(f"[lab]\nexportname = {published}\nreadonly = true\n", "user = nobody")
+    server.wait_log("control.sock: cannot be given to the server's user")
+    server.stop()
+    assert victim.stat().st_uid == 0
 
 
 def check(service, sections, generic="", status=0):

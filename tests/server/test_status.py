@@ -57,6 +57,47 @@ def test_status(lab, image):
     assert "no server answers there" in ask("status", server.sock, status=1)
 
 
+def test_one_error_of_a_long_request(lab, image):
+    """However many chunks it was carried out in."""
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\noverlay_max = 64k\n")
+    with Station(server, "lab", "pc7", "b") as c:
+        assert c.write(0, b"x" * 4 * MIB) == wire.NBD_ENOSPC
+        # The image gets shorter: nothing of it can be read any more.
+        os.truncate(image, 4096)
+        c.request(wire.NBD_CMD_READ, MIB, 8 * MIB, 0, 3)
+        assert all(kind == wire.NBD_REPLY_TYPE_ERROR for kind, _ in c._chunks())
+        one, = json.loads(ask("status", server.sock, "--json"))["connections"]
+        assert (one["writes"], one["reads"], one["errors"]) == (1, 1, 2)
+
+
+def test_log_cannot_be_filled(lab, image):
+    """By what a client does over and over (log.h: LOG_PEER_RATE)."""
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\noverlay_max = 4k\n")
+    begun = time.monotonic()
+    with Station(server, "lab", "pc7", "b") as c:
+        for _ in range(1500):
+            assert c.write(0, b"x" * 4096) == 0 and c.write(4096, b"x" * 4096) == wire.NBD_ENOSPC
+            assert c.simple(wire.NBD_CMD_TRIM, 0, 4096) == 0
+    # A second that has begun, and one that has not ended.
+    assert 1 <= server.log().count("its overlay is full") <= 200 * (time.monotonic() - begun + 2)
+
+
+def test_a_visitor_is_not_away(lab, image, tmp_path):
+    """He leaves no overlay, so he is not of those who have one and may come back: names
+    that nobody has would take their places."""
+    server = lab(f"[lab]\nexportname = {image}\noverlay = keep\n")
+    with Station(server, "lab/pc7", boot=None) as c:
+        assert c.write(0, b"x") == 0
+        c.disconnect()
+    with Station(server, "lab/visitor", boot=None) as c:
+        c.disconnect()
+    nobody_left(server)
+    overlays = tmp_path / "state/overlays"
+    until(lambda: [path.name for path in overlays.iterdir()] == ["lab@pc7.overlay"])
+    until(lambda: [a["station"] for a in json.loads(ask("status", server.sock, "--json"))["away"]] == ["pc7"],
+          what=lambda: ask("status", server.sock))
+
+
 def connection(server, address):
     """What is told of one of them, by its client's socket."""
     status = json.loads(ask("status", server.sock, "--json"))

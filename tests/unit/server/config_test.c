@@ -98,6 +98,13 @@ static void said_twice(void **state)
 	assert_string_equal(c.port, "1");
 	assert_int_equal(c.exports->overlay, OVERLAY_FRESH);
 	config_free(&c);
+	/* A place for overlays that are said not to be: switched off. */
+	assert_true(parse(&c, "[a]\nexportname=/x\ncopyonwrite=false\ncowdir=/o\n", why));
+	assert_int_equal(c.exports->overlay, OVERLAY_NONE);
+	config_free(&c);
+	assert_false(parse(&c, "[a]\nexportname=/x\ncowdir=/o\n", why));
+	assert_non_null(strstr(why, "has overlay_dir, but no overlay"));
+	config_free(&c);
 }
 
 /* What is said of the main file after others were read is of the main file. */

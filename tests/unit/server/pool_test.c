@@ -348,6 +348,29 @@ static void deep_reader(void **state)
 		wait_for(&done, "reads without an answer");
 }
 
+/* Nor if the same is the last of the many: who waits for that is the one. */
+static void same_as_a_deep_reader(void **state)
+{
+	int i;
+
+	(void)state;
+	atomic_store(&held, NBD_CMD_READ);
+	for (i = 0; i < WORKERS + 100; i++)
+		submit(NBD_CMD_READ, i, 1, 0);
+	submit(NBD_CMD_READ, MODEST, 1, 0);
+	for (i = 0; i < WORKERS; i++)
+		wait_for(&begun, "not every worker reads");
+	submit_of(&modest, NBD_CMD_READ, MODEST, 1, 0);
+	let_go(2);
+	for (i = 0; i < 2; i++)
+		wait_for(&begun, "no further read");
+	assert_true(atomic_load(&modest_one_read));
+	atomic_store(&held, -1);
+	let_go(1000);
+	for (i = 0; i < WORKERS + 102; i++)
+		wait_for(&done, "reads without an answer");
+}
+
 /* What writes and syncs has its turn though reads never end. */
 static void writes_beside_a_deep_reader(void **state)
 {
@@ -375,6 +398,29 @@ static void writes_beside_a_deep_reader(void **state)
 	let_go(1000);
 	for (i = 0; i < WORKERS + 94; i++)
 		wait_for(&done, "reads without an answer");
+}
+
+/* Long ones of one connection, too: another's is not one of so many. */
+static void beside_many_long_ones(void **state)
+{
+	int i;
+
+	(void)state;
+	atomic_store(&held, NBD_CMD_WRITE_ZEROES);
+	for (i = 0; i < 100; i++)
+		submit(NBD_CMD_WRITE_ZEROES, 0, 3ULL * JOB_SPAN, 0);
+	for (i = 0; i < WORKERS / 4; i++)
+		wait_for(&begun, "long ones use less than their quarter");
+	submit_of(&modest, NBD_CMD_TRIM, MODEST, 3ULL * JOB_SPAN, 0);
+	/* One that came before may be taken before. */
+	let_go(2);
+	for (i = 0; i < 2; i++)
+		wait_for(&begun, "no further span");
+	assert_int_equal(atomic_load(&end), MODEST + JOB_SPAN);
+	atomic_store(&held, -1);
+	let_go(1000);
+	for (i = 0; i < 101; i++)
+		wait_for(&done, "long ones without an answer");
 }
 
 /* As many writes as there may be, and more of them waiting: reads go on. */
@@ -573,8 +619,12 @@ int main(void)
 						stop),
 		cmocka_unit_test_setup_teardown(long_ones, start, stop),
 		cmocka_unit_test_setup_teardown(deep_reader, start, stop),
+		cmocka_unit_test_setup_teardown(same_as_a_deep_reader, start,
+						stop),
 		cmocka_unit_test_setup_teardown(writes_beside_a_deep_reader,
 						start, stop),
+		cmocka_unit_test_setup_teardown(beside_many_long_ones, start,
+						stop),
 		cmocka_unit_test_setup_teardown(deep_writer, start, stop),
 		cmocka_unit_test_setup_teardown(beside_a_deep_writer, start,
 						stop),
