@@ -168,7 +168,7 @@ static void give_place_back(struct conn *c)
 		conn_unclaim(c);
 }
 
-/* Closed: go on with its end as far as its jobs let it. */
+/* To be closed: go on with its end as far as its jobs let it. */
 static void take_apart(struct conn *c)
 {
 	const struct nbd_request none = { .type = JOB_CLOSE };
@@ -176,6 +176,13 @@ static void take_apart(struct conn *c)
 	if (c->jobs)
 		return;
 	give_place_back(c);
+	/*
+	 * Not before: a driver that sees its connection end takes its writes to
+	 * another one, and none that is under way here may come after those.
+	 */
+	if (c->fd >= 0)
+		close(c->fd);
+	c->fd = -1;
 	if (c->store && !c->closing) {
 		struct job *j = job_new(c, c->export, &none, 0);
 
@@ -222,10 +229,6 @@ void conn_end(struct conn *c, int priority, const char *fmt, ...)
 	/* Whoever sees it close may count on not being counted any more. */
 	status_leave(&c->status, c->done);
 	limits_leave(peer, c->negotiated);
-	if (!c->jobs)
-		give_place_back(c);
-	close(c->fd);
-	c->fd = -1;
 	atomic_store(&c->gone, true);
 	transmit_abandon(c);
 	reply_discard(c);

@@ -166,11 +166,12 @@ def stalls(rig):
 
 
 def the_stall(rig, moment):
-    """The one that was going on at that moment of the station's clock, or began at once."""
+    """The one that was going on at that moment of the station's clock, or began at once.
+    (A small one may follow.)"""
     all_of_them = stalls(rig)
     found = [s for s in all_of_them if s[0] - 0.5 <= moment <= s[1]]
-    assert len(found) == 1, f"{moment}: {all_of_them}"
-    return found[0]
+    assert found, f"{moment}: {all_of_them}"
+    return max(found, key=lambda s: s[1] - s[0])
 
 
 def longest(rig):

@@ -478,6 +478,24 @@ def test_stop_waits_for_the_disk(make_server, image, slow_disk):
     assert "does not take its answers" not in server.log() and server.log().rstrip().endswith("stopped")
 
 
+def test_it_hangs_up_when_nothing_is_under_way(make_server, image, slow_disk):
+    """A driver that sees its connection end may take the write to another one at once:
+    whatever the server has in hand must be done by then."""
+    server = make_server(image, env=slow_disk.env)
+    with Raw(server) as c:
+        c.go()
+        assert c.write(0, b"w" * 4096) == 0
+        c.request(FLUSH)
+        slow_disk.reached()
+        c.send(b"rubbish" * 100)
+        server.wait_log("magic")
+        c.sock.settimeout(1)
+        with pytest.raises(socket.timeout):
+            c.sock.recv(1)
+        slow_disk.open()
+        assert c.closed()
+
+
 def test_second_signal_ends_it_at_once(make_server, image):
     server = make_server(image)
     c = Raw(server, rcvbuf=4096).go()
