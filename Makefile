@@ -108,25 +108,30 @@ check-fuzz: check-deps
 	@nice -n 19 $(MAKE) -C tests/fuzz check WERROR=1 ONE_BY_ONE=1 \
 		FUZZ_SECONDS=$(FUZZ_SECONDS)
 
+# A suite has temporary files of its own: pytest, as it starts, shuts the folder that
+# another one is at work in.
+apart = dir=/tmp/nb$$(id -u)-$(@:check-%=%) && mkdir -p $$dir && \
+	export PYTEST_DEBUG_TEMPROOT=$$dir &&
+
 check-server: check-build
-	@$(PYTEST) $(PYTEST_ARGS) tests/server
+	@$(apart) $(PYTEST) $(PYTEST_ARGS) tests/server
 
 # The portable engine passes the same tests.
 check-server-threads: check-build
-	@NBD_SERVER=$(CURDIR)/build/san/server-threads/nbd-server \
+	@$(apart) NBD_SERVER=$(CURDIR)/build/san/server-threads/nbd-server \
 	$(PYTEST) $(PYTEST_ARGS) tests/server
 
 check-client: check-build
-	@$(PYTEST) $(PYTEST_ARGS) tests/client
+	@$(apart) $(PYTEST) $(PYTEST_ARGS) tests/client
 
 check-boot: check-build test-images root
-	@KVER=$(TEST_KERNEL) $(PYTEST) $(PYTEST_ARGS) tests/boot
+	@$(apart) KVER=$(TEST_KERNEL) $(PYTEST) $(PYTEST_ARGS) tests/boot
 
 # The driver: all of it under the newer kernel, where pages are lent to TCP and taken
 # back (6.5 and later); what differs between kernels under the older one too.
 check-kmod: check-build test-images
-	@KVER=$(OTHER_KERNEL) $(PYTEST) $(PYTEST_ARGS) tests/kmod
-	@KVER=$(TEST_KERNEL) $(PYTEST) $(PYTEST_ARGS) tests/kmod/test_io.py \
+	@$(apart) KVER=$(OTHER_KERNEL) $(PYTEST) $(PYTEST_ARGS) tests/kmod
+	@$(apart) KVER=$(TEST_KERNEL) $(PYTEST) $(PYTEST_ARGS) tests/kmod/test_io.py \
 		tests/kmod/test_detach.py tests/kmod/test_connections.py
 
 check-long: check-build test-images root
