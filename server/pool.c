@@ -378,7 +378,7 @@ static void *worker(void *arg)
 		pthread_mutex_lock(&pool.lock);
 		q->running--;
 		if (j)
-			add_job(LONG, j);
+			add_job(kind_of(j), j);
 		/* One may wait for just this, in a sleeping worker. */
 		if (q != &pool.queue[READ] && pool.idle && others_wait())
 			pthread_cond_signal(&pool.work);
