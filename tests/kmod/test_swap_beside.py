@@ -14,7 +14,7 @@ from harness.server import Server
 from test_swap import pages
 
 MIB = 1 << 20
-MEMORY, HOG, FS, SWAP = 192, 200, 64, 512     # MiB
+MEMORY, HOG, FS, SWAP = 192, 200, 128, 512    # MiB
 
 
 def two_partitions(path):
