@@ -325,15 +325,16 @@ static void long_ones(void **state)
 	assert_int_equal(atomic_load(&calls), 3 * WORKERS * 4);
 }
 
-/* Many reads of one connection; another's few do not wait for all of them. */
-static void deep_reader(void **state)
+/* Many reads of one connection, and @same; another's one does not wait for them all. */
+static void beside_deep_reads(unsigned int same)
 {
-	int i;
+	unsigned int i;
 
-	(void)state;
 	atomic_store(&held, NBD_CMD_READ);
 	for (i = 0; i < WORKERS + 100; i++)
 		submit(NBD_CMD_READ, i, 1, 0);
+	for (i = 0; i < same; i++)
+		submit(NBD_CMD_READ, MODEST, 1, 0);
 	for (i = 0; i < WORKERS; i++)
 		wait_for(&begun, "not every worker reads");
 	submit_of(&modest, NBD_CMD_READ, MODEST, 1, 0);
@@ -344,31 +345,21 @@ static void deep_reader(void **state)
 	assert_true(atomic_load(&modest_one_read));
 	atomic_store(&held, -1);
 	let_go(1000);
-	for (i = 0; i < WORKERS + 101; i++)
+	for (i = 0; i < WORKERS + 101 + same; i++)
 		wait_for(&done, "reads without an answer");
+}
+
+static void deep_reader(void **state)
+{
+	(void)state;
+	beside_deep_reads(0);
 }
 
 /* Nor if the same is the last of the many: who waits for that is the one. */
 static void same_as_a_deep_reader(void **state)
 {
-	int i;
-
 	(void)state;
-	atomic_store(&held, NBD_CMD_READ);
-	for (i = 0; i < WORKERS + 100; i++)
-		submit(NBD_CMD_READ, i, 1, 0);
-	submit(NBD_CMD_READ, MODEST, 1, 0);
-	for (i = 0; i < WORKERS; i++)
-		wait_for(&begun, "not every worker reads");
-	submit_of(&modest, NBD_CMD_READ, MODEST, 1, 0);
-	let_go(2);
-	for (i = 0; i < 2; i++)
-		wait_for(&begun, "no further read");
-	assert_true(atomic_load(&modest_one_read));
-	atomic_store(&held, -1);
-	let_go(1000);
-	for (i = 0; i < WORKERS + 102; i++)
-		wait_for(&done, "reads without an answer");
+	beside_deep_reads(1);
 }
 
 /* What writes and syncs has its turn though reads never end. */
