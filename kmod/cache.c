@@ -49,10 +49,9 @@ void nb_flush_undone(struct nb_device *dev, struct nb_cmd *cmd)
  */
 bool nb_flush_begins(struct nb_device *dev, struct nb_cmd *cmd)
 {
-	unsigned int i;
-
 	bool lost = test_and_clear_bit(NB_CACHE_LOST, &dev->flags) ||
 		    cmd->cache_losses != dev->cache_losses;
+	unsigned int i;
 
 	if (unlikely(lost)) {
 		WRITE_ONCE(dev->flush_failed_at, jiffies);
