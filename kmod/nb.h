@@ -439,6 +439,7 @@ void nb_turns_begin(struct nb_device *dev, int err);
 void nb_turns_end(struct nb_device *dev);
 void nb_turn_failed(struct nb_device *dev, int err);
 unsigned long nb_turn(struct nb_device *dev);
+void nb_turns_age(struct nb_device *dev);
 
 /*
  * log.c: what the kernel log is told of lost connections, and of servers that

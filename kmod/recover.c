@@ -637,6 +637,7 @@ static void nb_carry_on(struct nb_device *dev)
 {
 	unsigned long delay = nb_watch_pace(dev);
 
+	nb_turns_age(dev);
 	nb_log_live(dev);
 	if (nb_missing(dev)) {
 		if (!nb_until(dev->fill_at))

@@ -157,3 +157,28 @@ unsigned long nb_turn(struct nb_device *dev)
 	}
 	return soonest;
 }
+
+static void nb_not_before(unsigned long *at, unsigned long oldest)
+{
+	if (time_before(*at, oldest))
+		*at = oldest;
+}
+
+/*
+ * Now and then while LIVE: what lies more than half a turn of jiffies back, 25
+ * days on 32 bits at 1000 Hz, would be taken for what is to come. All that is asked
+ * of these is whether they were some seconds ago, or which one was the last.
+ */
+void nb_turns_age(struct nb_device *dev)
+{
+	unsigned long oldest = jiffies - MAX_JIFFY_OFFSET / 2;
+	unsigned int i;
+
+	for (i = 0; i < dev->cfg.nr_servers; i++)
+		nb_not_before(&dev->turns[i].at, oldest);
+	for (i = 0; i < dev->nr_queues; i++)
+		nb_not_before(&dev->conns[i].live_at, oldest);
+	nb_not_before(&dev->live_at, oldest);
+	nb_not_before(&dev->loss_at, oldest);
+	nb_not_before(&dev->told_at, oldest);
+}
