@@ -214,6 +214,7 @@ static void reader_init(struct reader *r, struct config *c, const char *name,
 			char *why, size_t why_size)
 {
 	memset(c, 0, sizeof(*c));
+	c->realtime = true;
 	memset(r, 0, sizeof(*r));
 	r->c = c;
 	r->name = name;

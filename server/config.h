@@ -23,7 +23,7 @@ struct config {
 	char *state_dir;	/* never NULL after config_load() */
 	bool allow_list;
 	bool lock_memory;	/* nothing of the process is ever paged out */
-	bool realtime;		/* loops run before what else there is */
+	bool realtime;		/* loops may run before what else there is */
 	bool dual_listen;	/* TCP besides ->unix_socket */
 	unsigned int workers;	/* 0: as many as seems good */
 	unsigned int max_per_address;	/* connections; 0: any number */

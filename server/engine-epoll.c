@@ -649,15 +649,12 @@ bool engine_start(const struct engine_settings *s)
 	if (!ok)
 		log_msg(LOG_ERR, "cannot start event loops: %s",
 			strerror(errno));
-	for (i = 0; ok && s->realtime && i < engine.n_loops; i++)
-		if (!events_come_first(&engine.loop[i].events))
+	for (i = 0; ok && s->realtime && i < engine.n_loops; i++) {
+		if (!i && !events_may_come_first(&engine.loop[0].events,
+						 s->realtime_asked))
 			break;
-	/* All of them or none. */
-	while (i < engine.n_loops && i--)
-		events_come_as_others(&engine.loop[i].events);
-	/* No program that we run is to, not even that of the first client. */
-	if (s->realtime)
-		os_allow_realtime(false);
+		engine.loop[i].events.disk_busy = pool_disk_busy;
+	}
 	pthread_mutex_unlock(&gate);
 	return ok;
 }

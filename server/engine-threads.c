@@ -521,11 +521,11 @@ bool engine_start(const struct engine_settings *s)
 	engine.exports = s->exports;
 	engine.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	budget_init(0);
-	if (s->realtime) {
+	if (s->realtime && s->realtime_asked)
 		log_msg(LOG_WARNING, "realtime = true: this server has a thread for each connection and no loops; going on without");
-		/* No program that we run is to, either. */
+	/* No program that we run is to, either. */
+	if (s->realtime)
 		os_allow_realtime(false);
-	}
 	if (s->n_listeners > MAX_LISTENERS || !open_pipe(engine.pipe) ||
 	    !pool_start(s->workers ? s->workers : 16, false, loop_jobs_done)) {
 		log_msg(LOG_ERR, "cannot start worker threads");

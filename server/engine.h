@@ -18,7 +18,8 @@ struct engine_settings {
 	int single;			/* one connection to serve; 0: none */
 	void (*single_ended)(void);	/* then called, from a thread of ours */
 	unsigned int loops;		/* threads that serve; 0: one per CPU */
-	bool realtime;			/* serving threads: before all others */
+	bool realtime;			/* see server(5): loops may come first */
+	bool realtime_asked;		/* so say if they may not */
 	unsigned int workers;		/* threads that wait for disks; 0: 16 */
 };
 

@@ -8,6 +8,11 @@
  * as that the loop looks for events a little longer before it sleeps. The first
  * time that is in vain it stops doing so: at most one moment is spent for
  * nothing per SHORT_WAITS short waits. Whoever else wants the processor gets it.
+ *
+ * While the disk is read, the workers that do it, and what the kernel does for them,
+ * take turns of milliseconds on the processors, and what is in memory could be
+ * answered in microseconds. So while that lasts the loop runs before all else
+ * (SCHED_RR), unless it uses much of a processor itself: then others have their turn.
  */
 #include "events.h"
 
@@ -26,21 +31,61 @@
 /* So many short waits in a row, and it looks before it sleeps. */
 #define SHORT_WAITS	8U
 
+/* How often it looks at the disk, and at what it used itself; nanoseconds. */
+#define DISK_NS		10000000U
+#define USED_NS		100000000U
+/* That is much, in percent of the time. */
+#define MUCH		75U
+
 /* When this thread's last wait ended. It reads the clock then anyway. */
 static _Thread_local uint64_t woke;
 
-static uint64_t now_ns(void)
+static uint64_t clock_ns(clockid_t clock)
 {
 	struct timespec t;
 
-	clock_gettime(CLOCK_MONOTONIC, &t);
+	clock_gettime(clock, &t);
 	return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
+}
+
+static uint64_t now_ns(void)
+{
+	return clock_ns(CLOCK_MONOTONIC);
 }
 
 uint64_t loop_woke(struct loop *l)
 {
 	(void)l;
 	return woke;
+}
+
+static void weigh_use(struct events *w)
+{
+	const uint64_t used = clock_ns(CLOCK_THREAD_CPUTIME_ID);
+
+	w->much = (used - w->used) * 100 > (woke - w->used_at) * MUCH;
+	w->used = used;
+	w->used_at = woke;
+}
+
+/* Now and then: is it to run before all others, and does it? */
+static void come_first_or_not(struct events *w)
+{
+	bool busy;
+
+	if (!w->disk_busy || woke - w->looked_at < DISK_NS)
+		return;
+	w->looked_at = woke;
+	busy = w->disk_busy(&w->since);
+	if (woke - w->used_at >= USED_NS)
+		weigh_use(w);
+	if ((busy && !w->much) == w->first)
+		return;
+	/* A right that is lost does not come back. */
+	if (os_realtime(w->thread, !w->first))
+		w->disk_busy = NULL;
+	else
+		w->first = !w->first;
 }
 
 int events_wait(struct events *w, int epfd, struct epoll_event *event,
@@ -50,8 +95,8 @@ int events_wait(struct events *w, int epfd, struct epoll_event *event,
 	int n;
 
 	woke = began;
-	if (w->short_waits >= SHORT_WAITS &&
-	    !atomic_load_explicit(&w->sleeps, memory_order_relaxed)) {
+	come_first_or_not(w);
+	if (w->short_waits >= SHORT_WAITS && !w->first) {
 		do {
 			n = epoll_wait(epfd, event, max, 0);
 			if (n || !timeout_ms)
@@ -70,20 +115,16 @@ int events_wait(struct events *w, int epfd, struct epoll_event *event,
 	return n;
 }
 
-bool events_come_first(struct events *w)
+bool events_may_come_first(struct events *w, bool asked)
 {
 	int err = os_realtime(w->thread, true);
 
-	if (err)
-		log_msg(LOG_WARNING, "realtime = true: the kernel refuses it (%s); going on without. It needs LimitRTPRIO=1 (ulimit -r 1) or to be root, and under systemd RestrictRealtime=no",
-			strerror(err));
-	else
-		atomic_store(&w->sleeps, true);
-	return !err;
-}
-
-void events_come_as_others(struct events *w)
-{
-	if (!os_realtime(w->thread, false))
-		atomic_store(&w->sleeps, false);
+	if (!err)
+		err = os_realtime(w->thread, false);
+	if (!err)
+		return true;
+	log_msg(asked ? LOG_WARNING : LOG_DEBUG, "realtime = true: the kernel refuses it (%s); going on without. It needs LimitRTPRIO=1 (ulimit -r 1) or to be root, and under systemd RestrictRealtime=no",
+		strerror(err));
+	os_allow_realtime(false);
+	return false;
 }

@@ -6,32 +6,39 @@
 #define SERVER_EVENTS_H
 
 #include <pthread.h>
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
 struct epoll_event;
 
-/* One a loop, zeroed at first. */
+/*
+ * One a loop, zeroed at first. @disk_busy: has the disk been read since the moment
+ * *@since stands for, or is it now? Moves *@since to now.
+ */
 struct events {
 	pthread_t thread;		/* that waits for them */
+	/* NULL: it runs as all others do. Set before it waits for the first time. */
+	bool (*disk_busy)(unsigned int *since);
+
+	/* Its own. */
 	unsigned int short_waits;	/* in a row */
-	atomic_bool sleeps;		/* always, and at once */
+	bool first;			/* it runs before all others */
+	bool much;			/* it used much of a processor lately */
+	unsigned int since;		/* of ->disk_busy */
+	uint64_t looked_at;		/* whether that has changed; ns */
+	uint64_t used_at, used;		/* processor time, until then; ns */
 };
 
 /*
  * epoll_wait(2), with the same arguments and results, that looks again for a
  * moment before it sleeps if the last waits were shorter than a sleep takes.
- * Not if ->sleeps: a look of a thread that runs before all others would keep them
+ * Not while ->first: a look of a thread that runs before all others would keep them
  * from the processor.
  */
 int events_wait(struct events *w, int epfd, struct epoll_event *event,
 		int max, int timeout_ms);
 
-/* ->thread is to run before all others. False: logged. */
-bool events_come_first(struct events *w);
-
-/* No longer. */
-void events_come_as_others(struct events *w);
+/* May @w->thread run before all others? If not, says so in the log if it was @asked. */
+bool events_may_come_first(struct events *w, bool asked);
 
 #endif

@@ -326,7 +326,9 @@ static bool set_up(struct server *s)
 	if (s->args.config &&
 	    !config_load(&s->config, s->args.config, why, sizeof(why)))
 		return complain(why);
-	if (s->args.config)
+	if (!s->args.config)
+		s->config.realtime = true;
+	else
 		s->config_path = realpath(s->args.config, NULL);
 	if (s->args.config && !become_folders(&s->config, why, sizeof(why)))
 		return complain(why);
@@ -568,6 +570,8 @@ static int serve(struct server *s)
 		.exports = &s->exports,
 		.workers = s->config.workers,
 		.realtime = s->config.realtime,
+		.realtime_asked = setting_line(&s->config.lines,
+					       offsetof(struct config, realtime)),
 		.single = s->single,
 		.single_ended = end_myself,
 	};

@@ -25,6 +25,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 
 #include "conn.h"
@@ -50,6 +51,7 @@ static struct {
 	pthread_cond_t work;
 	struct queue queue[QUEUES];
 	struct job *reads[MERGE_SLOTS];	/* running, each another one */
+	atomic_uint reads_begun, reads_ended;
 	unsigned int idle;
 	unsigned int max_busy;	/* workers that do not read */
 	unsigned int reserve;	/* workers that write though reads wait */
@@ -373,10 +375,14 @@ static void *worker(void *arg)
 		if (!j)
 			continue;
 		q->running++;
+		if (q == &pool.queue[READ])
+			atomic_fetch_add(&pool.reads_begun, 1);
 		pthread_mutex_unlock(&pool.lock);
 		j = run(j);
 		pthread_mutex_lock(&pool.lock);
 		q->running--;
+		if (q == &pool.queue[READ])
+			atomic_fetch_add(&pool.reads_ended, 1);
 		if (j)
 			add_job(kind_of(j), j);
 		/* One may wait for just this, in a sleeping worker. */
@@ -496,6 +502,16 @@ void pool_submit(struct job_list *l)
 	pthread_mutex_unlock(&pool.lock);
 	wake_workers(wake);
 	job_list_init(l);
+}
+
+bool pool_disk_busy(unsigned int *since)
+{
+	const unsigned int ended = atomic_load(&pool.reads_ended);
+	const unsigned int begun = atomic_load(&pool.reads_begun);
+	const bool busy = begun != ended || begun != *since;
+
+	*since = begun;
+	return busy;
 }
 
 void pool_stop(void)

@@ -19,6 +19,12 @@ bool pool_start(unsigned int threads, bool lend,
 /* Queue all of a list, from any thread; leaves it empty. Never blocks long. */
 void pool_submit(struct job_list *l);
 
+/*
+ * Has any worker read since *@since was set here, or does one now? *@since is 0 at
+ * first. From any thread; costs nothing.
+ */
+bool pool_disk_busy(unsigned int *since);
+
 /* Finish what is queued, then end the workers. */
 void pool_stop(void);
 

@@ -1,17 +1,19 @@
 # SPDX-License-Identifier: GPL-2.0
-"""Loops that run before everything else (realtime = true)."""
+"""Loops that run before everything else while the disk is read (realtime = true, which is the default)."""
 import os
 import subprocess
 
 import pytest
 
+from harness.patience import until
 from harness.process import DIE_WITH_PARENT
 from harness.server import binary
-from raw import check_serves
+from raw import MIB, Raw, check_serves, forget
 
 PORTABLE = "server-threads" in binary()
-CONFIG = "[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\nrealtime = {}\n{}\n" \
-         "[a]\nexportname = {}\nreadonly = true\nprerun = {}\n"
+CONFIG = "[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\n{}\n[a]\nexportname = {}\nreadonly = true\n"
+LOOPS = os.sysconf("SC_NPROCESSORS_ONLN")
+FIRST = os.SCHED_RR | os.SCHED_RESET_ON_FORK
 
 
 def works(*argv):
@@ -24,59 +26,74 @@ FOR_OTHERS = HERE and works("prlimit", "--rtprio=1:1", "true")
 
 
 def policies(server):
-    return [os.sched_getscheduler(int(task)) for task in os.listdir(f"/proc/{server.pid}/task")]
+    return [os.sched_getscheduler(int(task)) & ~os.SCHED_RESET_ON_FORK for task in os.listdir(f"/proc/{server.pid}/task")]
 
 
-def program(tmp_path):
-    """A prerun program that writes how it is scheduled, and what it might ask for."""
-    tmp_path.chmod(0o777)
-    for folder in tmp_path.parents:
-        if str(folder).startswith("/tmp/"):
-            folder.chmod(folder.stat().st_mode | 0o55)
-    tool = tmp_path / "tool"
-    tool.write_text(f"#!/bin/sh\nchrt -p $$ > {tmp_path}/said\nulimit -r >> {tmp_path}/said\n")
-    tool.chmod(0o755)
-    return tool
+class Stations:
+    """One of each loop, which they are dealt to in turn."""
+
+    def __init__(self, server, image, export=b"a"):
+        self.server, self.image, self.at = server, image, 0
+        self.all = [Raw(server) for _ in range(LOOPS)]
+        for one in self.all:
+            one.go(export)
+
+    def read(self, cold):
+        """Each of them, something that is not in memory if `cold`; how many threads come first then."""
+        for one in self.all:
+            self.at = (self.at + MIB) % (32 * MIB)
+            if cold:
+                forget(self.image)
+            assert len(one.read(self.at, 4096)) == 4096
+        return policies(self.server).count(os.SCHED_RR)
+
+    def end(self):
+        for one in self.all:
+            one.disconnect()
+            one.close()
 
 
 @pytest.mark.skipif(PORTABLE, reason="that engine has no loops")
-@pytest.mark.parametrize("user", [
-    pytest.param("", marks=pytest.mark.skipif(not HERE, reason="the kernel refuses real-time scheduling here")),
-    pytest.param("user = nobody", marks=pytest.mark.skipif(not FOR_OTHERS, reason="RLIMIT_RTPRIO cannot be raised here")),
+@pytest.mark.parametrize("more", [
+    pytest.param(None, id="no configuration", marks=pytest.mark.skipif(not HERE, reason="the kernel refuses real-time scheduling here")),
+    pytest.param("", id="default", marks=pytest.mark.skipif(not HERE, reason="the kernel refuses real-time scheduling here")),
+    pytest.param("user = nobody", id="for others", marks=pytest.mark.skipif(not FOR_OTHERS, reason="RLIMIT_RTPRIO cannot be raised here")),
 ])
-def test_loops_come_first(make_server, image, tmp_path, user):
-    """The workers and the programs that are run do not."""
-    server = make_server(config=CONFIG.format("true", user, image, program(tmp_path)))
-    first = os.SCHED_RR | os.SCHED_RESET_ON_FORK
-    have = policies(server)
-    assert have.count(first) == os.sysconf("SC_NPROCESSORS_ONLN")
-    assert set(have) == {first, os.SCHED_OTHER}
-    check_serves(server, b"a")
-    said = (tmp_path / "said").read_text().splitlines()
-    assert "SCHED_OTHER" in said[0] and said[-1] == "0"
+def test_loops_come_first_while_the_disk_is_read(make_server, image, more):
+    """All of them, and not the workers; and no longer than that."""
+    server = make_server(image) if more is None else make_server(config=CONFIG.format(more, image))
+    if not forget(image):
+        pytest.skip("this file system does not forget")
+    stations = Stations(server, image, b"" if more is None else b"a")
+    assert set(policies(server)) == {os.SCHED_OTHER}
+    until(lambda: stations.read(cold=True) == LOOPS, 10, "the loops do not come first")
+    stations.read(cold=False)
+    until(lambda: stations.read(cold=False) == 0, 10, "the loops still come first")
+    stations.end()
     assert "realtime" not in server.log_path.read_text()
 
 
-@pytest.mark.skipif(not FOR_OTHERS, reason="RLIMIT_RTPRIO cannot be raised here")
-def test_programs_may_not_come_first(make_server, image, tmp_path):
-    """With either engine."""
-    server = make_server(config=CONFIG.format("true", "", image, program(tmp_path)))
-    check_serves(server, b"a")
-    assert (tmp_path / "said").read_text().splitlines()[-1] == "0"
-
-
-def test_nothing_comes_first_unless_asked(make_server, image, tmp_path):
-    server = make_server(config=CONFIG.format("false", "", image, program(tmp_path)))
-    assert set(policies(server)) == {os.SCHED_OTHER}
+def test_nothing_comes_first_if_it_is_not_to(make_server, image):
+    server = make_server(config=CONFIG.format("realtime = false", image))
+    stations = Stations(server, image)
+    for _ in range(50):
+        assert stations.read(cold=True) == 0
+    stations.end()
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give its rights up")
-def test_where_it_is_refused(make_server, image, tmp_path):
-    """It says so once, with what to do, and serves."""
+@pytest.mark.parametrize("asked", ["realtime = true", ""])
+def test_where_it_is_refused(make_server, image, asked):
+    """It serves; who has asked for it is told, once, what to do."""
     without = ["setpriv", "--bounding-set=-sys_nice,-sys_resource", "prlimit", "--rtprio=0:0", "--"]
-    server = make_server(config=CONFIG.format("true", "user = nobody", image, program(tmp_path)), wrap=[*DIE_WITH_PARENT, *without])
-    assert set(policies(server)) == {os.SCHED_OTHER}
+    server = make_server(config=CONFIG.format(f"{asked}\nuser = nobody", image), wrap=[*DIE_WITH_PARENT, *without])
+    stations = Stations(server, image)
+    for _ in range(20):
+        assert stations.read(cold=True) == 0
+    stations.end()
     check_serves(server, b"a")
     said = [line for line in server.log_path.read_text().splitlines() if "realtime = true" in line]
-    assert len(said) == 1 and "going on without" in said[0]
-    assert ("no loops" if PORTABLE else "LimitRTPRIO=1") in said[0]
+    assert len(said) == (1 if asked else 0)
+    if asked:
+        assert "going on without" in said[0]
+        assert ("no loops" if PORTABLE else "LimitRTPRIO=1") in said[0]

@@ -334,7 +334,7 @@ def cold_row(say, image, options):
     if not cold.exists():
         make_image(cold, 1024 * MIB)
     servers = []
-    for name, generic in (("ours", ""), ("ours, realtime = true", "realtime=true\n")):
+    for name, generic in (("ours", ""), ("ours, realtime = false", "realtime=false\n")):
         port = free_port()
         conf = BUILD / f"cold{len(servers)}.conf"
         conf.write_text(f"[generic]\nport={port}\nlistenaddr=127.0.0.1\n{generic}[warm]\nexportname={image}\nreadonly=true\n"

@@ -11,6 +11,7 @@
 #include <cmocka.h>
 
 #include "events.h"
+#include "os.h"
 
 #define US	1000U
 #define PATIENCE_MS	250
@@ -19,15 +20,51 @@ static uint64_t now;		/* ns */
 static uint64_t next_event;	/* when there is one */
 static uint64_t waking = 30 * US;
 static unsigned int looks, sleeps;
+static uint64_t used;		/* processor time, ns */
+static unsigned int reads;	/* of the disk */
+static bool reading;
+static unsigned int asked;	/* calls of os_realtime() */
+static bool is_first;
+static int refused;		/* errno's value */
+
+int __wrap_os_realtime(pthread_t thread, bool on);
+
+int __wrap_os_realtime(pthread_t thread, bool on)
+{
+	(void)thread;
+	asked++;
+	if (!refused)
+		is_first = on;
+	return refused;
+}
+
+static bool allowed = true;
+
+void __wrap_os_allow_realtime(bool on);
+
+void __wrap_os_allow_realtime(bool on)
+{
+	allowed = on;
+}
+
+static bool disk_busy(unsigned int *since)
+{
+	const bool busy = reading || *since != reads;
+
+	*since = reads;
+	return busy;
+}
 
 int __wrap_clock_gettime(clockid_t id, struct timespec *t);
 int __wrap_epoll_wait(int fd, struct epoll_event *e, int max, int ms);
 
 int __wrap_clock_gettime(clockid_t id, struct timespec *t)
 {
-	assert_int_equal(id, CLOCK_MONOTONIC);
-	t->tv_sec = (time_t)(now / 1000000000U);
-	t->tv_nsec = (long)(now % 1000000000U);
+	const uint64_t ns = id == CLOCK_MONOTONIC ? now : used;
+
+	assert_true(id == CLOCK_MONOTONIC || id == CLOCK_THREAD_CPUTIME_ID);
+	t->tv_sec = (time_t)(ns / 1000000000U);
+	t->tv_nsec = (long)(ns % 1000000000U);
 	return 0;
 }
 
@@ -121,17 +158,112 @@ static void in_vain_by_little(void **state)
 /* A thread that all others wait for must not look: they would not get to run. */
 static void one_that_comes_first_never_looks(void **state)
 {
-	struct events w = { 0 };
+	struct events w = { .disk_busy = disk_busy };
 	unsigned int i;
 
 	(void)state;
+	reading = true;
+	now += 1000000000U;
 	short_pauses(&w, 10);
-	atomic_store(&w.sleeps, true);
+	assert_true(is_first);
 	for (i = 0; i < 50; i++) {
 		assert_int_equal(wait_for(&w, 20 * US), 1);
 		assert_int_equal(looks, 0);
 		assert_int_equal(sleeps, 1);
 	}
+}
+
+/* Waits of a millisecond; @busy percent of the time goes to the loop's own work. */
+static void serve_for(struct events *w, unsigned int ms, unsigned int busy)
+{
+	while (ms--) {
+		used += busy * 10000U;
+		wait_for(w, 970 * US);
+	}
+}
+
+/* For how many of the next @ms milliseconds it comes first. */
+static unsigned int first_of(struct events *w, unsigned int ms, unsigned int busy)
+{
+	unsigned int n = 0;
+
+	while (ms--) {
+		serve_for(w, 1, busy);
+		n += is_first;
+	}
+	return n;
+}
+
+static void comes_first_while_the_disk_is_read(void **state)
+{
+	struct events w = { .disk_busy = disk_busy };
+	unsigned int i;
+
+	(void)state;
+	serve_for(&w, 50, 10);
+	assert_int_equal(asked, 0);
+	/* One long read. */
+	reading = true;
+	assert_in_range(first_of(&w, 50, 10), 38, 50);
+	reading = false;
+	serve_for(&w, 12, 10);
+	assert_false(is_first);
+	/* Many short ones, none of which it happens to see. */
+	for (i = 0; i < 100; i++) {
+		reads++;
+		serve_for(&w, 1, 10);
+	}
+	assert_true(is_first);
+	assert_int_equal(asked, 3);
+	serve_for(&w, 1000, 10);
+	assert_int_equal(asked, 4);
+}
+
+/* Nobody can take the processors from all else. */
+static void not_if_it_uses_much_itself(void **state)
+{
+	struct events w = { .disk_busy = disk_busy };
+
+	(void)state;
+	reading = true;
+	serve_for(&w, 250, 60);
+	assert_true(is_first);
+	serve_for(&w, 250, 90);
+	assert_false(is_first);
+	assert_int_equal(first_of(&w, 2000, 100), 0);
+	serve_for(&w, 250, 60);
+	assert_true(is_first);
+	/* What it used in the ten minutes before it was needed counts no longer. */
+	now += 600ULL * 1000000000U;
+	assert_in_range(first_of(&w, 500, 90), 90, 120);
+}
+
+static void a_right_that_is_lost(void **state)
+{
+	struct events w = { .disk_busy = disk_busy };
+
+	(void)state;
+	assert_true(events_may_come_first(&w, true));
+	assert_false(is_first);
+	refused = 1;
+	assert_false(events_may_come_first(&w, true));
+	assert_false(allowed);
+	reading = true;
+	asked = 0;
+	serve_for(&w, 100, 10);
+	assert_int_equal(asked, 1);
+	/* So it looks before it sleeps, as others do. */
+	short_pauses(&w, 10);
+	assert_int_equal(sleeps, 0);
+}
+
+static int begin(void **state)
+{
+	(void)state;
+	reading = is_first = false;
+	reads = asked = 0;
+	refused = 0;
+	return 0;
 }
 
 static void long_pauses_never_make_it_look(void **state)
@@ -179,7 +311,10 @@ int main(void)
 		cmocka_unit_test(looks_after_short_pauses),
 		cmocka_unit_test(sleeps_once_it_was_in_vain),
 		cmocka_unit_test(in_vain_by_little),
-		cmocka_unit_test(one_that_comes_first_never_looks),
+		cmocka_unit_test_setup(one_that_comes_first_never_looks, begin),
+		cmocka_unit_test_setup(comes_first_while_the_disk_is_read, begin),
+		cmocka_unit_test_setup(not_if_it_uses_much_itself, begin),
+		cmocka_unit_test_setup(a_right_that_is_lost, begin),
 		cmocka_unit_test(long_pauses_never_make_it_look),
 		cmocka_unit_test(no_event_at_all),
 		cmocka_unit_test(no_patience),
