@@ -235,8 +235,8 @@ static bool check_files(const struct export_settings *s, const void **at,
 			 s->path);
 		return false;
 	}
-	if (S_ISREG(st.st_mode) && (!st.st_size ||
-				    s->size > (uint64_t)st.st_size)) {
+	*at = st.st_size ? (const void *)&s->size : &s->path;
+	if (S_ISREG(st.st_mode) && s->size + !s->size > (uint64_t)st.st_size) {
 		snprintf(why, why_size, "%s: has %llu bytes%s", s->path,
 			 (unsigned long long)st.st_size,
 			 st.st_size ? ", fewer than filesize" : "; nothing to serve");

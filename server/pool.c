@@ -399,15 +399,16 @@ static void *worker(void *arg)
 static void share_out(unsigned int threads)
 {
 	const unsigned int quarter = threads / 4 ? threads / 4 : 1;
+	const unsigned int eighth = threads / 8 ? threads / 8 : threads > 1;
 
 	pool.queue[READ].max = threads;
 	pool.queue[OPEN].max = quarter;
 	pool.queue[CLOSE].max = quarter;
 	pool.queue[LONG].max = quarter;
-	pool.queue[WRITE].max = threads - threads / 4;
+	pool.queue[WRITE].max = threads - (threads > 1 ? quarter : 0);
 	pool.reserve = quarter;
-	/* Opens must not wait for writers, nor reads for both. */
-	pool.max_busy = threads - threads / 8;
+	/* Opens must not wait for writers, if there are enough, nor reads for both. */
+	pool.max_busy = threads - eighth;
 }
 
 /* An ordinary mutex where the system has no other. */

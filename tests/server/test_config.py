@@ -438,6 +438,7 @@ def test_wrong_line_is_named(image, tmp_path, text, line, says):
 @pytest.mark.parametrize("text,line", [
     ("[a]\nexportname = /nonexistent\nreadonly = true\n", 2),
     ("[a]\nexportname = IMAGE\n\nauthfile = /nonexistent\nfua = true\n", 4),
+    ("[a]\nexportname = IMAGE\nreadonly = true\nfilesize = 1g\n", 4),
     ("[a]\nexportname = IMAGE\ntransactionlog = /nonexistent/log\nfua = true\n", 3),
     ("[a]\nprerun = /nonexistent %s\nexportname = IMAGE\n", 2),
     ("[a]\nexportname = IMAGE\npostrun = /nonexistent %s\nfua = true\n", 3),
