@@ -115,6 +115,9 @@ static int read_run_now(struct overlay *o, uint8_t *p, uint32_t n, uint64_t off,
 	return (uint32_t)got == n ? 0 : -EAGAIN;
 }
 
+/* Longer runs are worth a call of their own. */
+#define LONG_RUN	(32U << 10)
+
 static int overlay_read_now(struct store *s, void *buf, uint32_t len,
 			    uint64_t off)
 {
@@ -132,7 +135,8 @@ static int overlay_read_now(struct store *s, void *buf, uint32_t len,
 		 * of the image's bytes by one call, and its own over them, are
 		 * fewer calls than one for each run.
 		 */
-		if (!under && n != len && (state == BASE || p == buf) &&
+		if (!under && n < LONG_RUN && n != len &&
+		    (state == BASE || p == buf) &&
 		    !o->base->ops->read_now(o->base, p, len, off))
 			under = true;
 		if (!under || state != BASE)
