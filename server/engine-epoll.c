@@ -622,7 +622,7 @@ bool engine_start(const struct engine_settings *s)
 	engine.reserve = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	budget_init(0);
 	if (!engine.loop || !pool_start(s->workers ? s->workers : 16,
-					s->realtime, loop_jobs_done)) {
+					loop_jobs_done)) {
 		log_msg(LOG_ERR, "cannot start worker threads");
 		return false;
 	}

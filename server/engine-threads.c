@@ -527,7 +527,7 @@ bool engine_start(const struct engine_settings *s)
 	if (s->realtime)
 		os_allow_realtime(false);
 	if (s->n_listeners > MAX_LISTENERS || !open_pipe(engine.pipe) ||
-	    !pool_start(s->workers ? s->workers : 16, false, loop_jobs_done)) {
+	    !pool_start(s->workers ? s->workers : 16, loop_jobs_done)) {
 		log_msg(LOG_ERR, "cannot start worker threads");
 		return false;
 	}

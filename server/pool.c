@@ -62,6 +62,7 @@ static struct {
 	pthread_t *thread;
 	unsigned int threads;
 } pool = {
+	.lock = PTHREAD_MUTEX_INITIALIZER,
 	.work = PTHREAD_COND_INITIALIZER,
 };
 
@@ -411,27 +412,12 @@ static void share_out(unsigned int threads)
 	pool.max_busy = threads - eighth;
 }
 
-/* An ordinary mutex where the system has no other. */
-static void make_lock(bool lend)
-{
-	pthread_mutexattr_t attr;
-
-	pthread_mutexattr_init(&attr);
-	if (!lend ||
-	    pthread_mutexattr_setprotocol(&attr, PTHREAD_PRIO_INHERIT) ||
-	    pthread_mutex_init(&pool.lock, &attr))
-		pthread_mutex_init(&pool.lock, NULL);
-	pthread_mutexattr_destroy(&attr);
-}
-
-bool pool_start(unsigned int threads, bool lend,
-		void (*done)(struct job *list))
+bool pool_start(unsigned int threads, void (*done)(struct job *list))
 {
 	pthread_attr_t attr;
 	sigset_t all, old;
 	unsigned int i;
 
-	make_lock(lend);
 	for (i = 0; i < QUEUES; i++) {
 		job_list_init(&pool.queue[i].jobs);
 		pool.queue[i].turn = NULL;
@@ -528,5 +514,4 @@ void pool_stop(void)
 	free(pool.thread);
 	pool.thread = NULL;
 	pool.threads = 0;
-	pthread_mutex_destroy(&pool.lock);
 }

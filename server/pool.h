@@ -9,12 +9,10 @@
 
 /*
  * Start @threads workers; jobs that are done are handed to @done, as lists of
- * one or some, in the worker's thread. @lend: who submits may be real-time, and
- * lends that to a worker it has to wait for. False when not even one thread could
- * be had.
+ * one or some, in the worker's thread. False when not even one thread could be
+ * had.
  */
-bool pool_start(unsigned int threads, bool lend,
-		void (*done)(struct job *list));
+bool pool_start(unsigned int threads, void (*done)(struct job *list));
 
 /* Queue all of a list, from any thread; leaves it empty. Never blocks long. */
 void pool_submit(struct job_list *l);

@@ -179,7 +179,7 @@ static int start_with(unsigned int workers)
 	atomic_store(&modest_one_read, false);
 	atomic_store(&modest_one_wrote, false);
 	atomic_store(&durable, 0);
-	return !pool_start(workers, false, take_back);
+	return !pool_start(workers, take_back);
 }
 
 static int start(void **state)
