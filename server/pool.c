@@ -32,7 +32,7 @@
 
 /* A group: this many small writes, and this many bytes. */
 #define GROUP_JOBS	16U
-#define GROUP_BYTES	(256U << 10)
+#define GROUP_BYTES	(512U << 10)
 /* A part of one may have to be read first. */
 #define GROUP_BLOCK	4096U
 /* The table of reads. */
