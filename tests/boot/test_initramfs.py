@@ -39,6 +39,8 @@ def test_fixed_address_and_a_partition(make_server, disk_image, make_station, tm
     station.wait_for_root()
     assert station.run("findmnt /").split()[1] == "/dev/nb0p1"
     assert "HOSTNAME='kiosk7'" in station.run("cat /run/net-eth0.conf")
+    memory = int(station.run("head -n 1 /proc/meminfo").split()[1])
+    assert int(station.run("cat /proc/sys/vm/min_free_kbytes")) >= min(memory // 16, 16384)
     station.poweroff()
 
     part = tmp_path / "part.ext4"

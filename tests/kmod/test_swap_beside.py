@@ -11,7 +11,7 @@ import pytest
 from conftest import Rig
 from harness.process import DIE_WITH_PARENT
 from harness.server import Server
-from test_swap import pages
+from test_swap import keep_memory, pages
 
 MIB = 1 << 20
 MEMORY, HOG, FS, SWAP = 192, 200, 128, 512    # MiB
@@ -52,6 +52,7 @@ def test_swap_beside_a_filesystem(request, rig_kernel, image, tmp_path, seconds)
         request.node.watched = [("station", rig)]
         rig.boot()
         rig.attach(server)
+        keep_memory(rig)
         rig.run("mkdir /fs /hog && mount /dev/nb0p1 /fs && mkswap /dev/nb0p2 && swapon /dev/nb0p2")
         rig.run(f"mount -t tmpfs -o size={HOG + 20}m hog /hog && dmesg -c >/dev/null")
         rig.run("cd /hog && for i in 1 2 3 4 5 6 7 8; do "
