@@ -610,12 +610,11 @@ static bool loop_init(struct loop *l, unsigned int index, struct exports *x)
 
 bool engine_start(const struct engine_settings *s)
 {
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
 	sigset_t all, old;
 	unsigned int i;
 	bool ok = true;
 
-	engine.n_loops = s->loops ? s->loops : cpus > 0 ? (unsigned int)cpus : 1;
+	engine.n_loops = s->loops ? s->loops : os_processors();
 	engine.loop = calloc(engine.n_loops, sizeof(*engine.loop));
 	engine.listeners = s->listeners;
 	engine.n_listeners = s->n_listeners;

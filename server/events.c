@@ -12,10 +12,12 @@
  * While the disk is read, the workers that do it, and what the kernel does for them,
  * take turns of milliseconds on the processors, and what is in memory could be
  * answered in microseconds. So while that lasts the loop runs before all else
- * (SCHED_RR), unless it uses much of a processor itself: then others have their turn.
+ * (SCHED_RR), unless it has work most of the time: then others have their turn. (What
+ * it uses of a processor does not tell: one that has to share it uses half.)
  */
 #include "events.h"
 
+#include <errno.h>
 #include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -31,26 +33,21 @@
 /* So many short waits in a row, and it looks before it sleeps. */
 #define SHORT_WAITS	8U
 
-/* How often it looks at the disk, and at what it used itself; nanoseconds. */
+/* How often it looks at the disk, and at how much it works; nanoseconds. */
 #define DISK_NS		10000000U
-#define USED_NS		100000000U
+#define WEIGH_NS	100000000U
 /* That is much, in percent of the time. */
 #define MUCH		75U
 
 /* When this thread's last wait ended. It reads the clock then anyway. */
 static _Thread_local uint64_t woke;
 
-static uint64_t clock_ns(clockid_t clock)
+static uint64_t now_ns(void)
 {
 	struct timespec t;
 
-	clock_gettime(clock, &t);
+	clock_gettime(CLOCK_MONOTONIC, &t);
 	return (uint64_t)t.tv_sec * 1000000000U + (uint64_t)t.tv_nsec;
-}
-
-static uint64_t now_ns(void)
-{
-	return clock_ns(CLOCK_MONOTONIC);
 }
 
 uint64_t loop_woke(struct loop *l)
@@ -59,13 +56,11 @@ uint64_t loop_woke(struct loop *l)
 	return woke;
 }
 
-static void weigh_use(struct events *w)
+static void weigh(struct events *w)
 {
-	const uint64_t used = clock_ns(CLOCK_THREAD_CPUTIME_ID);
-
-	w->much = (used - w->used) * 100 > (woke - w->used_at) * MUCH;
-	w->used = used;
-	w->used_at = woke;
+	w->much = w->awake * 100 > (woke - w->weighed_at) * MUCH;
+	w->awake = 0;
+	w->weighed_at = woke;
 }
 
 /* Now and then: is it to run before all others, and does it? */
@@ -77,15 +72,14 @@ static void come_first_or_not(struct events *w)
 		return;
 	w->looked_at = woke;
 	busy = w->disk_busy(&w->since);
-	if (woke - w->used_at >= USED_NS)
-		weigh_use(w);
+	if (woke - w->weighed_at >= WEIGH_NS)
+		weigh(w);
 	if ((busy && !w->much) == w->first)
 		return;
-	/* A right that is lost does not come back. */
-	if (os_realtime(w->thread, !w->first))
-		w->disk_busy = NULL;
-	else
+	if (!os_realtime(w->thread, !w->first))
 		w->first = !w->first;
+	else if (!w->first)
+		w->disk_busy = NULL;	/* a right that is lost does not come back */
 }
 
 int events_wait(struct events *w, int epfd, struct epoll_event *event,
@@ -94,6 +88,8 @@ int events_wait(struct events *w, int epfd, struct epoll_event *event,
 	const uint64_t began = now_ns();
 	int n;
 
+	if (woke)
+		w->awake += began - woke;
 	woke = began;
 	come_first_or_not(w);
 	if (w->short_waits >= SHORT_WAITS && !w->first) {
@@ -117,13 +113,15 @@ int events_wait(struct events *w, int epfd, struct epoll_event *event,
 
 bool events_may_come_first(struct events *w, bool asked)
 {
-	int err = os_realtime(w->thread, true);
+	int err = os_is_scheduled(w->thread) ? EBUSY :
+		  os_realtime(w->thread, true);
 
 	if (!err)
 		err = os_realtime(w->thread, false);
 	if (!err)
 		return true;
-	log_msg(asked ? LOG_WARNING : LOG_DEBUG, "realtime = true: the kernel refuses it (%s); going on without. It needs LimitRTPRIO=1 (ulimit -r 1) or to be root, and under systemd RestrictRealtime=no",
+	log_msg(asked ? LOG_WARNING : LOG_DEBUG, "realtime = true: %s; going on without. It needs LimitRTPRIO=1 (ulimit -r 1) or to be root, and under systemd RestrictRealtime=no",
+		err == EBUSY ? "somebody has said how this server is scheduled" :
 		strerror(err));
 	os_allow_realtime(false);
 	return false;

@@ -23,10 +23,10 @@ struct events {
 	/* Its own. */
 	unsigned int short_waits;	/* in a row */
 	bool first;			/* it runs before all others */
-	bool much;			/* it used much of a processor lately */
+	bool much;			/* it hardly ever waited lately */
 	unsigned int since;		/* of ->disk_busy */
 	uint64_t looked_at;		/* whether that has changed; ns */
-	uint64_t used_at, used;		/* processor time, until then; ns */
+	uint64_t weighed_at, awake;	/* not waiting since then; ns */
 };
 
 /*
@@ -38,7 +38,10 @@ struct events {
 int events_wait(struct events *w, int epfd, struct epoll_event *event,
 		int max, int timeout_ms);
 
-/* May @w->thread run before all others? If not, says so in the log if it was @asked. */
+/*
+ * May @w->thread run before all others? If not, says so in the log if it was @asked.
+ * Not if somebody has already said how this process is to be scheduled.
+ */
 bool events_may_come_first(struct events *w, bool asked);
 
 #endif

@@ -192,6 +192,24 @@ pid_t os_peer_process(int sock)
 	return getsockopt(sock, SOL_SOCKET, SO_PEERCRED, &c, &len) ? 0 : c.pid;
 }
 
+bool os_is_scheduled(pthread_t thread)
+{
+	struct sched_param p;
+	int policy;
+
+	return !pthread_getschedparam(thread, &policy, &p) &&
+	       (policy & ~SCHED_RESET_ON_FORK) != SCHED_OTHER;
+}
+
+unsigned int os_processors(void)
+{
+	cpu_set_t set;
+
+	if (!sched_getaffinity(0, sizeof(set), &set))
+		return (unsigned int)CPU_COUNT(&set);
+	return (unsigned int)sysconf(_SC_NPROCESSORS_ONLN);
+}
+
 /*
  * The least of the priorities. In turns, for two loops may meet on a processor
  * (a cgroup may have fewer of them than the machine).

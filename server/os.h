@@ -60,6 +60,12 @@ bool os_unsent(int sock);
 /* Who is at the other end of a Unix socket; 0: not known. */
 pid_t os_peer_process(int sock);
 
+/* Has somebody said how this thread is to be scheduled: chrt, systemd? */
+bool os_is_scheduled(pthread_t thread);
+
+/* How many processors this process may use; at least 1. */
+unsigned int os_processors(void);
+
 /*
  * Let this thread run before all that is not real-time, whenever it has
  * something to do; what it starts does not. Or no longer. 0 or an errno.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: GPL-2.0
 /*
  * pool.c - worker threads and their five queues. Reads are one; what writes or
- * syncs is another, and may hold no more than three quarters of the workers: when
- * the disk throttles writers, stations that boot still read. Nor do reads that wait
+ * syncs is another, and may hold no more than three quarters of the workers (from 4
+ * on): when the disk throttles writers, stations that boot still read. Nor do reads that wait
  * without an end keep writers from the disk: up to a quarter of the workers
  * writes meanwhile, each second one that takes something to do. Connections that
  * open their exports run programs that take as long as they like, those that close
@@ -363,6 +363,7 @@ static void *worker(void *arg)
 	for (;;) {
 		struct queue *q = next_queue();
 		struct job *j;
+		bool read;
 
 		if (!q) {
 			if (pool.stop && !others_wait())
@@ -376,13 +377,14 @@ static void *worker(void *arg)
 		if (!j)
 			continue;
 		q->running++;
-		if (q == &pool.queue[READ])
+		read = j->type == NBD_CMD_READ;
+		if (read)
 			atomic_fetch_add(&pool.reads_begun, 1);
 		pthread_mutex_unlock(&pool.lock);
 		j = run(j);
 		pthread_mutex_lock(&pool.lock);
 		q->running--;
-		if (q == &pool.queue[READ])
+		if (read)
 			atomic_fetch_add(&pool.reads_ended, 1);
 		if (j)
 			add_job(kind_of(j), j);
@@ -400,16 +402,15 @@ static void *worker(void *arg)
 static void share_out(unsigned int threads)
 {
 	const unsigned int quarter = threads / 4 ? threads / 4 : 1;
-	const unsigned int eighth = threads / 8 ? threads / 8 : threads > 1;
 
 	pool.queue[READ].max = threads;
 	pool.queue[OPEN].max = quarter;
 	pool.queue[CLOSE].max = quarter;
 	pool.queue[LONG].max = quarter;
-	pool.queue[WRITE].max = threads - (threads > 1 ? quarter : 0);
+	pool.queue[WRITE].max = threads - threads / 4;
 	pool.reserve = quarter;
-	/* Opens must not wait for writers, if there are enough, nor reads for both. */
-	pool.max_busy = threads - eighth;
+	/* Opens must not wait for writers, nor, from 8 on, reads for both. */
+	pool.max_busy = threads - threads / 8;
 }
 
 bool pool_start(unsigned int threads, void (*done)(struct job *list))

@@ -18,8 +18,8 @@ bool pool_start(unsigned int threads, void (*done)(struct job *list));
 void pool_submit(struct job_list *l);
 
 /*
- * Has any worker read since *@since was set here, or does one now? *@since is 0 at
- * first. From any thread; costs nothing.
+ * Has any worker carried out a READ since *@since was set here, or does one now?
+ * *@since is 0 at first. From any thread; costs nothing.
  */
 bool pool_disk_busy(unsigned int *since);
 

@@ -12,7 +12,7 @@ from raw import MIB, Raw, check_serves, forget
 
 PORTABLE = "server-threads" in binary()
 CONFIG = "[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\n{}\n[a]\nexportname = {}\nreadonly = true\n"
-LOOPS = os.sysconf("SC_NPROCESSORS_ONLN")
+LOOPS = len(os.sched_getaffinity(0))
 FIRST = os.SCHED_RR | os.SCHED_RESET_ON_FORK
 
 
@@ -71,6 +71,18 @@ def test_loops_come_first_while_the_disk_is_read(make_server, image, more):
     until(lambda: stations.read(cold=False) == 0, 10, "the loops still come first")
     stations.end()
     assert "realtime" not in server.log_path.read_text()
+
+
+@pytest.mark.skipif(PORTABLE or not HERE, reason="no loops, or the kernel refuses real-time scheduling here")
+@pytest.mark.parametrize("how,policy", [("-b 0", os.SCHED_BATCH), ("-r 10", os.SCHED_RR)])
+def test_what_somebody_has_said_stays(make_server, image, how, policy):
+    """chrt, or systemd: of all threads, whatever is read."""
+    server = make_server(config=CONFIG.format("", image), wrap=[*DIE_WITH_PARENT, "chrt", *how.split()])
+    stations = Stations(server, image)
+    for _ in range(20):
+        stations.read(cold=True)
+        assert set(policies(server)) == {policy}
+    stations.end()
 
 
 def test_nothing_comes_first_if_it_is_not_to(make_server, image):

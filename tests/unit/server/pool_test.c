@@ -194,12 +194,6 @@ static int start_one(void **state)
 	return start_with(1);
 }
 
-static int start_three(void **state)
-{
-	(void)state;
-	return start_with(3);
-}
-
 static int stop(void **state)
 {
 	(void)state;
@@ -570,27 +564,6 @@ static void one_worker(void **state)
 		wait_for(&done, "writes without an answer");
 }
 
-/* One of them reads, whatever the others do. */
-static void three_workers(void **state)
-{
-	int i;
-
-	(void)state;
-	atomic_store(&held, NBD_CMD_WRITE);
-	for (i = 0; i < 10; i++)
-		submit(NBD_CMD_WRITE, 0, 1, NBD_CMD_FLAG_FUA);
-	for (i = 0; i < 2; i++)
-		wait_for(&begun, "writes use less than two workers");
-	for (i = 0; i < 10; i++)
-		submit_of(&modest, NBD_CMD_READ, 0, 1, 0);
-	for (i = 0; i < 10; i++)
-		wait_for(&done, "reads wait for writes");
-	atomic_store(&held, -1);
-	let_go(1000);
-	for (i = 0; i < 10; i++)
-		wait_for(&done, "writes without an answer");
-}
-
 static void their_answer(void **state)
 {
 	(void)state;
@@ -653,8 +626,6 @@ int main(void)
 						stop),
 		cmocka_unit_test_setup_teardown(parts_of_blocks, start, stop),
 		cmocka_unit_test_setup_teardown(one_worker, start_one, stop),
-		cmocka_unit_test_setup_teardown(three_workers, start_three,
-						stop),
 		cmocka_unit_test_setup_teardown(their_answer, start, stop),
 	};
 
