@@ -167,9 +167,10 @@ def stalls(rig):
 
 def the_stall(rig, moment):
     """The one that was going on at that moment of the station's clock, or began at once.
-    (A small one may follow.)"""
+    (A small one may follow. One that ends at once may seem to have ended before, as the
+    clocks drift apart by some milliseconds a minute.)"""
     all_of_them = stalls(rig)
-    found = [s for s in all_of_them if s[0] - 0.5 <= moment <= s[1]]
+    found = [s for s in all_of_them if s[0] - 0.5 <= moment <= s[1] + 0.1]
     assert found, f"{moment}: {all_of_them}"
     return max(found, key=lambda s: s[1] - s[0])
 
