@@ -13,7 +13,6 @@ from raw import MIB, Raw, check_serves, forget
 PORTABLE = "server-threads" in binary()
 CONFIG = "[generic]\nport = {{port}}\nlistenaddr = 127.0.0.1\n{}\n[a]\nexportname = {}\nreadonly = true\n"
 LOOPS = len(os.sched_getaffinity(0))
-FIRST = os.SCHED_RR | os.SCHED_RESET_ON_FORK
 
 
 def works(*argv):
