@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from conftest import HERE, Rig
+from conftest import HERE, SMALL, Rig
 from harness.guest import make_initramfs, put_program
 from harness.kernel import BUILD
 from harness.memory import assert_in_memory, flushers
@@ -14,7 +14,7 @@ from harness.process import DIE_WITH_PARENT
 from harness.server import Server
 from probes import Calls
 
-MEMORY, DISK = 192, 512     # MiB
+DISK = 768     # MiB
 CONFIG = r"[generic]\nport = 10809\nlistenaddr = 127.0.0.1\nlockmemory = {}\n[]\nexportname = {}\n"
 
 
@@ -26,7 +26,7 @@ def module_rig(rig_kernel, tmp_path_factory):
     shutil.copytree(HERE / "rig", extra)
     put_program(extra, BUILD / "server/nbd-server")
     image = make_initramfs(rig_kernel, extra, tmp / "rig.img")
-    with Rig(rig_kernel, initramfs=image, root=None, mem=MEMORY, append="quiet") as rig_:
+    with Rig(rig_kernel, initramfs=image, root=None, mem=SMALL, append="quiet") as rig_:
         yield rig_.boot()
 
 
@@ -93,7 +93,7 @@ def test_more_is_written_than_memory_has(rig, lower):
     pid = serve(rig, lower)
     rig.run("mke2fs /dev/nb0 >/dev/null && mkdir -p /mnt && mount -t ext4 /dev/nb0 /mnt && "
             "dd if=/dev/urandom of=/tmp/w bs=1M count=4 2>/dev/null")
-    files = 2 * MEMORY // 4
+    files = 2 * SMALL // 4
     rig.run(f"for i in $(seq {files}); do (echo $i; cat /tmp/w) >/mnt/f$i || echo FAILED; done; sync; "
             "dd if=/dev/null of=/mnt/f1 count=0 conv=notrunc,fsync 2>&1 | grep -v records", 400, check=False)
     rig.run("umount /mnt && echo 3 >/proc/sys/vm/drop_caches && mount -t ext4 /dev/nb0 /mnt", 300)

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from conftest import Rig
+from conftest import SMALL, Rig
 from harness.process import DIE_WITH_PARENT
 from harness.server import Server
 
-MEMORY, HOG, SWAP = 192, 200, 512     # MiB
+HOG, SWAP = 200, 512     # MiB
 
 
 def swap_disk(path):
@@ -26,7 +26,7 @@ def swap_disk(path):
 
 def keep_memory(rig):
     """What kmod/README.md asks for, and our initramfs does."""
-    rig.run(f"echo {MEMORY * 1024 // 16} >/proc/sys/vm/min_free_kbytes")
+    rig.run(f"echo {SMALL * 1024 // 16} >/proc/sys/vm/min_free_kbytes")
 
 
 def pages(rig, name):
@@ -39,7 +39,7 @@ def test_swap_under_pressure_while_the_server_restarts(request, rig_kernel, imag
     """What lies in a tmpfs is larger than the memory: each look at it is a look
     at the swap. No byte changes, nobody is killed for want of memory."""
     with Server(swap_disk(tmp_path / "swap.img"), wrap=DIE_WITH_PARENT) as server, \
-            Rig(rig_kernel, initramfs=image, root=None, mem=MEMORY, append="quiet") as rig:
+            Rig(rig_kernel, initramfs=image, root=None, mem=SMALL, append="quiet") as rig:
         request.node.watched = [("station", rig)]
         rig.boot()
         ok, answer = rig.ctl(f"attach dev=nb0 server=10.0.2.2:{server.port}")

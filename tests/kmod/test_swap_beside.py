@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from conftest import Rig
+from conftest import SMALL, Rig
 from harness.process import DIE_WITH_PARENT
 from harness.server import Server
 from test_swap import keep_memory, pages
 
 MIB = 1 << 20
-MEMORY, HOG, FS, SWAP = 192, 200, 128, 512    # MiB
+HOG, FS, SWAP = 200, 128, 512    # MiB
 
 
 def two_partitions(path):
@@ -48,7 +48,7 @@ def test_swap_beside_a_filesystem(request, rig_kernel, image, tmp_path, seconds)
     for want of memory, and the filesystem is clean."""
     disk = two_partitions(tmp_path / "disk")
     with Server(disk, wrap=DIE_WITH_PARENT) as server, \
-            Rig(rig_kernel, initramfs=image, root=None, mem=MEMORY, append="quiet") as rig:
+            Rig(rig_kernel, initramfs=image, root=None, mem=SMALL, append="quiet") as rig:
         request.node.watched = [("station", rig)]
         rig.boot()
         rig.attach(server)
