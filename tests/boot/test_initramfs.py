@@ -31,7 +31,7 @@ def disk_image(tmp_path):
 def test_fixed_address_and_a_partition(make_server, disk_image, make_station, tmp_path):
     server = make_server(disk_image)
     station = make_station(
-        nbdroot=f"{HOST}:{server.port}", root="/dev/nb0p1", nic="e1000",
+        nbdroot=f"{HOST}:{server.port}", root="/dev/nb0p1", nic="e1000", mem=256,
         append="ip=10.0.2.99::10.0.2.2:255.255.255.0:kiosk7:eth0:off:10.0.2.3 "
                "BOOTIF=01-52-54-00-12-34-56")
     station.expect(r"eth0 is a e1000 card", 120)
@@ -41,6 +41,7 @@ def test_fixed_address_and_a_partition(make_server, disk_image, make_station, tm
     assert "HOSTNAME='kiosk7'" in station.run("cat /run/net-eth0.conf")
     memory = int(station.run("head -n 1 /proc/meminfo").split()[1])
     assert int(station.run("cat /proc/sys/vm/min_free_kbytes")) >= min(memory // 16, 16384)
+    assert station.run("cat /proc/sys/vm/watermark_boost_factor") == "0"
     station.poweroff()
 
     part = tmp_path / "part.ext4"
