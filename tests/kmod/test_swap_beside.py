@@ -8,13 +8,15 @@ import time
 
 import pytest
 
-from conftest import SMALL, Rig
+from conftest import SMALL, TOO_MUCH
 from harness.process import DIE_WITH_PARENT
 from harness.server import Server
-from test_swap import keep_memory, pages
+from test_swap import keep_memory, pages_in, pages_out
+from test_verify import Wire, WiredRig
+from wired import FIRST, PORT, attach, needs_a_wire
 
 MIB = 1 << 20
-HOG, FS, SWAP = 200, 128, 512    # MiB
+HOG, FS, SWAP = TOO_MUCH, 128, 512    # MiB
 
 
 def two_partitions(path):
@@ -40,6 +42,7 @@ def clean_partition(path, tmp):
     assert done.returncode == 0, done.stdout
 
 
+@needs_a_wire
 @pytest.mark.long
 @pytest.mark.parametrize("seconds", [30, 300])
 def test_swap_beside_a_filesystem(request, rig_kernel, image, tmp_path, seconds):
@@ -47,11 +50,11 @@ def test_swap_beside_a_filesystem(request, rig_kernel, image, tmp_path, seconds)
     filesystem needs memory to be written. No byte of either changes, nobody is killed
     for want of memory, and the filesystem is clean."""
     disk = two_partitions(tmp_path / "disk")
-    with Server(disk, wrap=DIE_WITH_PARENT) as server, \
-            Rig(rig_kernel, initramfs=image, root=None, mem=SMALL, append="quiet") as rig:
+    with Wire() as wire, Server(disk, host=FIRST, port=PORT, wrap=wire.enter + DIE_WITH_PARENT) as server, \
+            WiredRig(wire, rig_kernel, initramfs=image, root=None, mem=SMALL, append="quiet") as rig:
         request.node.watched = [("station", rig)]
         rig.boot()
-        rig.attach(server)
+        attach(rig, FIRST)
         keep_memory(rig)
         rig.run("mkdir /fs /hog && mount /dev/nb0p1 /fs && mkswap /dev/nb0p2 && swapon /dev/nb0p2")
         rig.run(f"mount -t tmpfs -o size={HOG + 20}m hog /hog && dmesg -c >/dev/null")
@@ -75,14 +78,15 @@ def test_swap_beside_a_filesystem(request, rig_kernel, image, tmp_path, seconds)
             server.start()
             restarts += 1
             rig.until(f"[ $(cat /sys/block/nb0/nb/reconnects) -ge {restarts} ]", 120)
-            before = pages(rig, "pswpin")
-            rig.until(f"[ $(awk '$1 == \"pswpin\" {{ print $2 }}' /proc/vmstat) -gt {before + 256} ]", 120)
+            before = int(rig.run(f"echo {pages_in('nb0p2')}"))
+            rig.until(f"[ {pages_in('nb0p2')} -gt {before + 256} ]", 120)
         rig.run("touch /run/stop; wait; cd /hog && md5sum -s -c /run/sums && cd /", 600)
         copied = int(rig.run("cat /run/copied"))
-        print(f"{restarts} restarts, {pages(rig, 'pswpout')} pages out, {pages(rig, 'pswpin')} in, "
+        out, back = map(int, rig.run(f"echo {pages_out('nb0p2')} {pages_in('nb0p2')}").split())
+        print(f"{restarts} restarts, {out} pages out, {back} in, "
               f"looked at {rig.run('cat /run/hogged')} times, copied {copied} times")
         assert "SWAP-BAD" not in rig.console and "FS-BAD" not in rig.console
-        assert copied and pages(rig, "pswpout") > HOG << 7 and pages(rig, "pswpin") > HOG << 7
+        assert copied and out > HOG << 7 and back > HOG << 7
         said = rig.dmesg().lower()
         for trouble in ("out of memory", "oom", "i/o error", "error on swap", "ext4-fs error"):
             assert trouble not in said

@@ -198,7 +198,9 @@ def median(values):
 
 
 def kept(what, tries, promise, loosely):
-    """A promise in seconds is kept by the best of them, and the worst is no scandal."""
+    """A promise in seconds is kept by the best of them, and the worst is no scandal.
+    A debug kernel gets a second more: it takes that to negotiate."""
+    promise += bool(os.environ.get("NB_DEBUG_KERNEL"))
     print(f"{what}: best {min(tries):.2f}, median {median(tries):.2f}, worst {max(tries):.2f} s of {len(tries)}")
     assert min(tries) <= promise, (what, tries)
     assert max(tries) <= loosely, (what, tries)
