@@ -43,6 +43,9 @@ TROUBLE = re.compile(r"\bBUG: |\bWARNING: |\bOops: |Kernel panic|: 0000 \[#\d+\]
 # moment. TCG with a thread a processor has been seen to run one that was taken
 # back already: the guest's kernel then does not know it, and dies of it.
 STALE_BREAKPOINT = re.compile(r"\bint3: 0000 \[#1\]")
+# A kernel looks whether its timer ticks for as long as some ticks take by the
+# processor's clock, which goes on while TCG, on a busy machine, stands still.
+DEAD_TIMER = "IO-APIC + timer doesn't work"
 # From here on it is not the kernel alone that runs in the machine.
 NOT_ALONE = re.compile(r"Run /init|nbdroot: |the rig is")
 ESCAPES = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|[()][0-9A-Za-z]|[=>c78])|\x1b\][^\x07]*\x07")
@@ -223,6 +226,8 @@ class Station:
         None: QEMU crashed, or ran code that the kernel had changed already."""
         if "tcg,thread=multi" in self.command() and STALE_BREAKPOINT.search(self.console):
             return "it ran a breakpoint that was taken back"
+        if "tcg,thread=" in " ".join(self.command()) and DEAD_TIMER in self.console:
+            return "it stood still while the kernel looked whether the timer ticks"
         how = self.how_it_ended()
         return how if how and self.process.returncode else None
 
