@@ -223,7 +223,8 @@ class Station:
 
     def emulator_failed(self):
         """How, if the machine died through no fault of what is tested in it, or
-        None: QEMU crashed, or ran code that the kernel had changed already."""
+        None: QEMU crashed, ran code that the kernel had changed already, or stood still
+        while the kernel tried its timer."""
         if "tcg,thread=multi" in self.command() and STALE_BREAKPOINT.search(self.console):
             return "it ran a breakpoint that was taken back"
         if "tcg,thread=" in " ".join(self.command()) and DEAD_TIMER in self.console:

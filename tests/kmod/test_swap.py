@@ -26,7 +26,8 @@ def swap_disk(path):
 
 def keep_memory(rig):
     """What kmod/README.md asks for, and our initramfs does."""
-    rig.run(f"echo {SMALL * 1024 // 16} >/proc/sys/vm/min_free_kbytes; echo 0 >/proc/sys/vm/watermark_boost_factor")
+    rig.run("echo 0 >/proc/sys/vm/watermark_boost_factor && "
+            "awk '/^MemTotal:/ { print int($2 / 16) }' /proc/meminfo >/proc/sys/vm/min_free_kbytes")
 
 
 def pages_in(part):
@@ -41,7 +42,7 @@ def pages_out(part):
 @pytest.mark.long
 @pytest.mark.parametrize("seconds", [30, 300])
 def test_swap_under_pressure_while_the_server_restarts(request, rig_kernel, image, tmp_path, seconds):
-    """What lies in a tmpfs is larger than the memory: each look at it is a look
+    """What lies in a tmpfs is larger than the memory left: each look at it is a look
     at the swap. No byte changes, nobody is killed for want of memory."""
     with Server(swap_disk(tmp_path / "swap.img"), wrap=DIE_WITH_PARENT) as server, \
             Rig(rig_kernel, initramfs=image, root=None, mem=SMALL, append="quiet") as rig:

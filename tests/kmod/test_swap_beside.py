@@ -46,7 +46,7 @@ def clean_partition(path, tmp):
 @pytest.mark.long
 @pytest.mark.parametrize("seconds", [30, 300])
 def test_swap_beside_a_filesystem(request, rig_kernel, image, tmp_path, seconds):
-    """What lies in a tmpfs is larger than the memory, and what is written to the
+    """What lies in a tmpfs is larger than the memory left, and what is written to the
     filesystem needs memory to be written. No byte of either changes, nobody is killed
     for want of memory, and the filesystem is clean."""
     disk = two_partitions(tmp_path / "disk")
