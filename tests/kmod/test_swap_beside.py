@@ -11,7 +11,7 @@ import pytest
 from conftest import SMALL, TOO_MUCH
 from harness.process import DIE_WITH_PARENT
 from harness.server import Server
-from test_swap import keep_memory, pages_in, pages_out
+from test_swap import keep_memory, pages
 from test_verify import Wire, WiredRig
 from wired import FIRST, PORT, attach, needs_a_wire
 
@@ -78,11 +78,11 @@ def test_swap_beside_a_filesystem(request, rig_kernel, image, tmp_path, seconds)
             server.start()
             restarts += 1
             rig.until(f"[ $(cat /sys/block/nb0/nb/reconnects) -ge {restarts} ]", 120)
-            before = int(rig.run(f"echo {pages_in('nb0p2')}"))
-            rig.until(f"[ {pages_in('nb0p2')} -gt {before + 256} ]", 120)
+            _, back = pages(rig, "nb0p2")
+            rig.until(f"[ $(awk '{{ print $3 }}' /sys/class/block/nb0p2/stat) -gt {(back + 256) * 8} ]", 120)
         rig.run("touch /run/stop; wait; cd /hog && md5sum -s -c /run/sums && cd /", 600)
         copied = int(rig.run("cat /run/copied"))
-        out, back = map(int, rig.run(f"echo {pages_out('nb0p2')} {pages_in('nb0p2')}").split())
+        out, back = pages(rig, "nb0p2")
         print(f"{restarts} restarts, {out} pages out, {back} in, "
               f"looked at {rig.run('cat /run/hogged')} times, copied {copied} times")
         assert "SWAP-BAD" not in rig.console and "FS-BAD" not in rig.console
